@@ -1,0 +1,221 @@
+//! The proof of authorization. Only [`admit`] makes a [`Permit`], and it decides from the records
+//! that were read for this very call; a claim alone admits nobody.
+
+use super::{
+    claims::Claims,
+    standing::{Standing, standing},
+    verifier::is_bound_to,
+};
+use crate::domain::{
+    clock::Timestamp,
+    error::{Failure, Reason},
+    ids::{Environment, OrgId, Subject, TokenId},
+    key::Labels,
+    principal::Peer,
+    scope::Scope,
+    token::{Epoch, Grant, SubjectRecord, TokenMode, TokenRecord, grants_sha256},
+};
+
+/// What a call asks to do.
+#[derive(Clone, Debug)]
+pub enum Access {
+    /// `scope` on the resource of this full name: decided before it is looked at. A name that ends
+    /// with `/*` asks for the whole collection.
+    Resource(Scope, String),
+    /// Any one of these scopes on the resource of this full name; see [`Permit::covers_with`].
+    AnyOf(&'static [Scope], String),
+    /// `scope` on whatever of a collection the grants cover; each item is asked by
+    /// [`Permit::covers`].
+    Collection(Scope),
+    /// Nothing but a valid token.
+    Identity,
+}
+
+/// What a call is admitted on: its claims, the records as they are now, who calls, and when.
+#[derive(Clone, Copy, Debug)]
+pub struct Evidence<'a> {
+    /// What the token says.
+    pub claims: &'a Claims,
+    /// Its record; None: there is none.
+    pub token: Option<&'a TokenRecord>,
+    /// The record of the token that it was exchanged from; None: there is none.
+    pub parent: Option<&'a TokenRecord>,
+    /// Its subject's record; None: there is none.
+    pub subject: Option<&'a SubjectRecord>,
+    /// Its organization's epoch.
+    pub epoch: &'a Epoch,
+    /// Who calls.
+    pub peer: &'a Peer,
+    /// When.
+    pub now: Timestamp,
+}
+
+/// A call was admitted: these grants of its token hold the scope, are good from its network and,
+/// where a resource was named, cover its name.
+#[derive(Clone, Debug)]
+pub struct Permit {
+    token: TokenRecord,
+    parent_ends: Option<Timestamp>,
+    ends: Timestamp,
+    satisfied: Vec<usize>,
+}
+
+/// Admits a call, or says why not: the token's standing first, then scope, resource, network. One
+/// grant must satisfy all three.
+///
+/// # Errors
+/// The UNAUTHENTICATED and PERMISSION_DENIED reasons.
+pub fn admit(evidence: Evidence<'_>, access: &Access) -> Result<Permit, Failure> {
+    let (token, ends) = present(evidence)?;
+    let satisfied = decide(&token.grants, evidence.peer, access)?;
+    let parent_ends = evidence.parent.map(|parent| parent.expires);
+    Ok(Permit { token: token.clone(), parent_ends, ends, satisfied })
+}
+
+/// The token's record, if the token is good for this peer now, and the end of its life: its own,
+/// its parent's or its claims', whichever comes first.
+pub(super) fn present(evidence: Evidence<'_>) -> Result<(&TokenRecord, Timestamp), Failure> {
+    let Evidence { claims, peer, now, .. } = evidence;
+    let token = evidence.token.ok_or(Reason::TokenRevoked)?;
+    if !is_of(claims, token) {
+        return Err(Reason::TokenMalformed.into());
+    }
+    if !is_bound_to(&token.confirmation, &peer.certificate) {
+        return Err(Reason::TokenCertificateMismatch.into());
+    }
+    if now >= peer.certificate.not_after {
+        return Err(Reason::CertificateExpired.into());
+    }
+    match standing(token, evidence.parent, evidence.subject, evidence.epoch, now) {
+        Standing::Active => {}
+        Standing::Revoked(_) => return Err(Reason::TokenRevoked.into()),
+        Standing::Expired => return Err(Reason::TokenExpired.into()),
+    }
+    if now < claims.not_before {
+        return Err(Reason::TokenNotYetValid.into());
+    }
+    if now >= claims.expires {
+        return Err(Reason::TokenExpired.into());
+    }
+    let parent_ends = evidence.parent.map_or(token.expires, |parent| parent.expires);
+    Ok((token, token.expires.min(parent_ends).min(claims.expires)))
+}
+
+/// Whether the claims are those of this record: signed for it, and by a key that it knows.
+fn is_of(claims: &Claims, token: &TokenRecord) -> bool {
+    claims.token_id == token.id
+        && claims.org == token.org
+        && claims.subject == token.subject
+        && claims.mode == token.mode
+        && claims.parent == token.parent
+        && claims.confirmation == token.confirmation
+        && claims.is_use_limited == token.uses_max.is_some()
+        && claims.grants_sha256 == grants_sha256(&token.grants)
+        && token.signing_keys.contains(&claims.signing_key)
+}
+
+/// Which of `grants` satisfy the access alone.
+fn decide(grants: &[Grant], peer: &Peer, access: &Access) -> Result<Vec<usize>, Failure> {
+    let (scopes, resource): (&[Scope], _) = match access {
+        Access::Resource(scope, name) => (std::slice::from_ref(scope), Some(name)),
+        Access::AnyOf(scopes, name) => (scopes, Some(name)),
+        Access::Collection(scope) => (std::slice::from_ref(scope), None),
+        Access::Identity => return Ok((0..grants.len()).collect()),
+    };
+    let mut left: Vec<_> = grants
+        .iter()
+        .enumerate()
+        .filter(|(_, grant)| scopes.iter().any(|scope| grant.scopes.contains(scope)))
+        .collect();
+    if left.is_empty() {
+        let needed: Vec<_> = scopes.iter().map(|scope| scope.as_str()).collect();
+        return Err(Failure::new(Reason::ScopeMissing).with("scope", needed.join(" ")));
+    }
+    left.retain(|(_, grant)| match resource {
+        Some(name) => grant.resources.iter().any(|pattern| pattern.matches(name)),
+        None => !grant.resources.is_empty(),
+    });
+    if left.is_empty() {
+        return Err(Reason::ResourceNotGranted.into());
+    }
+    let address = peer.address.to_canonical();
+    left.retain(|(_, grant)| {
+        grant.client_cidrs.is_empty() || grant.client_cidrs.iter().any(|network| network.contains(&address))
+    });
+    if left.is_empty() {
+        return Err(Reason::NetworkNotGranted.into());
+    }
+    Ok(left.into_iter().map(|(n, _)| n).collect())
+}
+
+impl Permit {
+    /// The organization that every repository call is for.
+    #[must_use]
+    pub fn org(&self) -> &OrgId {
+        &self.token.org
+    }
+    /// Whom the token speaks for.
+    #[must_use]
+    pub fn subject(&self) -> &Subject {
+        &self.token.subject
+    }
+    /// The token.
+    #[must_use]
+    pub fn token_id(&self) -> &TokenId {
+        &self.token.id
+    }
+    /// LIVE or MOCK.
+    #[must_use]
+    pub fn mode(&self) -> TokenMode {
+        self.token.mode
+    }
+    /// When the token's life ends as things stand: its own expiry, its parent's, or that of the
+    /// presented copy, whichever comes first.
+    #[must_use]
+    pub fn ends(&self) -> Timestamp {
+        self.ends
+    }
+    /// How far renewal may move the token's expiry: its own limit, and never past its parent's end.
+    #[must_use]
+    pub fn renewable_until(&self) -> Timestamp {
+        self.parent_ends.map_or(self.token.max_expires, |parent| parent.min(self.token.max_expires))
+    }
+    /// The token's record as it was read for this call.
+    #[must_use]
+    pub fn token(&self) -> &TokenRecord {
+        &self.token
+    }
+    /// The grants that satisfied the scope, the network and the named resource.
+    pub fn grants(&self) -> impl Iterator<Item = &Grant> {
+        self.satisfied.iter().filter_map(|n| self.token.grants.get(*n))
+    }
+    /// Whether one of those grants covers the resource of this full name, environment (None: it
+    /// has none) and labels. Where not, the answer is the bytes of absence.
+    #[must_use]
+    pub fn covers(&self, resource: &str, environment: Option<&Environment>, labels: &Labels) -> bool {
+        self.grants().any(|grant| grant_covers(grant, resource, environment, labels))
+    }
+    /// [`Self::covers`], by a grant that holds `scope`: after [`Access::AnyOf`], when what was read
+    /// tells which of the scopes it takes.
+    #[must_use]
+    pub fn covers_with(
+        &self,
+        scope: Scope,
+        resource: &str,
+        environment: Option<&Environment>,
+        labels: &Labels,
+    ) -> bool {
+        self.grants().any(|grant| grant.scopes.contains(&scope) && grant_covers(grant, resource, environment, labels))
+    }
+}
+
+fn grant_covers(grant: &Grant, resource: &str, environment: Option<&Environment>, labels: &Labels) -> bool {
+    let in_environment = grant.environments.is_empty()
+        || environment.is_some_and(|environment| grant.environments.contains(environment));
+    in_environment
+        && grant.labels.iter().all(|(name, value)| labels.get(name) == Some(value))
+        && grant.resources.iter().any(|pattern| pattern.matches(resource))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,109 @@
+use std::path::Path;
+
+use super::*;
+
+const SMALLEST: &str = r#"
+[tls]
+cert = "server.pem"
+key = "server.key"
+client_ca = "/etc/ca.pem"
+[store]
+path = "vault.db"
+[kms]
+key_file = "master.keys"
+"#;
+
+fn parse(text: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    Config::parse(text, PathBuf::from("/base"), environment)
+}
+
+fn problems(text: &str, environment: &[(&str, &str)]) -> Vec<String> {
+    parse(text, environment).unwrap_err().problems.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn the_smallest_file_has_defaults_and_paths_relative_to_it() {
+    let config = parse(SMALLEST, &[]).unwrap();
+    assert_eq!(config.listen.to_string(), "127.0.0.1:7443");
+    assert_eq!(config.tls.cert, PathBuf::from("/base/server.pem"));
+    assert_eq!(config.tls.client_ca, PathBuf::from("/etc/ca.pem"));
+    assert_eq!(config.tokens.ttl_default, Duration::from_secs(3_600));
+    assert_eq!(config.tokens.ttl_longest, Duration::from_secs(90 * 86_400));
+    assert!(matches!(config.kms, KmsConfig::LocalFile { path } if path == Path::new("/base/master.keys")));
+}
+
+#[test]
+fn the_environment_goes_before_the_file() {
+    let config = parse(
+        SMALLEST,
+        &[
+            ("IBYOK_SERVER_LISTEN", "[::1]:0"),
+            ("IBYOK_SERVER_TLS_CLIENT_CA", "ca.pem"),
+            ("IBYOK_SERVER_TOKENS_TTL_DEFAULT", "1h30m"),
+            ("IBYOK_SERVER_LIMITS_CALLS", "7"),
+            ("IBYOK_SERVER_PROVIDERS_PLAIN_HOSTS", "ollama.lan, gpu.lan"),
+            ("IBYOK_SERVER_LOG_FORMAT", "json"),
+            ("IBYOK_SERVER_NAME", "a client's"),
+        ],
+    )
+    .unwrap();
+    assert_eq!(config.listen.to_string(), "[::1]:0");
+    assert_eq!(config.tls.client_ca, PathBuf::from("ca.pem"));
+    assert_eq!(config.tokens.ttl_default, Duration::from_secs(5_400));
+    assert_eq!(config.limits.calls, 7);
+    assert_eq!(config.providers.plain_hosts, ["ollama.lan", "gpu.lan"]);
+    assert_eq!(config.log.format, LogFormat::Json);
+}
+
+#[test]
+fn every_problem_is_named_at_once_and_no_value_is_repeated() {
+    let text = "listen = \"sk-secret\"\ncolour = 1\n[tls]\ncert = 3\nchiper = \"x\"\n[log]\nformat = \"xml\"\n";
+    let found = problems(text, &[("IBYOK_SERVER_LIMITS_CALLS", "0"), ("IBYOK_SERVER_TSL_CERT", "x")]);
+    for expected in [
+        "listen: must be an address and port such as 127.0.0.1:7443",
+        "tls.cert: must be a path",
+        "tls.key: needed: a path",
+        "store.path: needed: a path",
+        "kms.key_file: needed: the file of master keys, or IBYOK_MASTER_KEY instead",
+        "log.format: must be text or json",
+        "IBYOK_SERVER_LIMITS_CALLS: must be a number from 1 to 100000",
+        "IBYOK_SERVER_TSL_CERT: no such setting",
+        "colour: no such setting",
+        "tls.chiper: no such setting",
+    ] {
+        assert!(found.iter().any(|problem| problem == expected), "{expected}: {found:#?}");
+    }
+    assert_eq!(found.iter().filter(|problem| problem.starts_with("tls.cert")).count(), 1);
+    assert!(!found.iter().any(|problem| problem.contains("secret")));
+}
+
+#[test]
+fn what_is_no_toml_is_refused_by_its_line_alone() {
+    assert_eq!(problems("[tls]\nkey = sk-secret\n", &[]), ["line 2: TOML"]);
+}
+
+#[test]
+fn a_section_in_place_of_a_value_and_a_value_in_place_of_a_section_are_refused() {
+    assert!(problems("tls = 3", &[]).iter().any(|problem| problem == "tls: no such setting"));
+    let found = problems(&format!("{SMALLEST}[listen]\nport = 1\n"), &[]);
+    assert!(found.iter().any(|problem| problem.starts_with("listen: must be")), "{found:?}");
+    assert!(found.iter().any(|problem| problem == "listen.port: no such setting"), "{found:?}");
+}
+
+#[test]
+fn the_master_key_comes_from_one_place() {
+    let without = SMALLEST.replace("key_file = \"master.keys\"", "");
+    let key = "00".repeat(32);
+    let config = parse(&without, &[("IBYOK_MASTER_KEY", &key)]).unwrap();
+    assert!(matches!(config.kms, KmsConfig::LocalKey { .. }));
+    assert!(!format!("{config:?}").contains(&key));
+    let both = problems(SMALLEST, &[("IBYOK_MASTER_KEY", &key)]);
+    assert_eq!(both, ["kms.key_file: either this or IBYOK_MASTER_KEY, not both"]);
+}
+
+#[test]
+fn the_default_life_of_a_token_is_at_most_the_longest() {
+    let found = problems(&format!("{SMALLEST}[tokens]\nttl_longest = \"30m\"\n"), &[]);
+    assert_eq!(found, ["tokens.ttl_default: at most tokens.ttl_longest"]);
+}

@@ -1,0 +1,94 @@
+//! From a method and a token to claims: default deny. What the claims allow of a resource is
+//! decided later, by the session.
+
+use std::{sync::Arc, time::Instant};
+
+use http::{HeaderMap, header};
+
+use super::rate::Rates;
+use crate::{
+    authz::{claims::Claims, methods::Requirement, verifier::Refused},
+    domain::{
+        PortFuture,
+        clock::{Clock, Timestamp},
+        error::{Failure, Reason},
+        principal::Peer,
+        scope::Scope,
+    },
+    grpc::entry::Entry,
+};
+
+/// The longest token that is looked at, in bytes.
+const TOKEN_MAX: usize = 4_096;
+
+/// Checks a token's signature, times and binding.
+pub trait VerifyToken: Send + Sync + std::fmt::Debug {
+    /// The claims of `token`, which `peer` presents at `now`.
+    ///
+    /// # Errors
+    /// The TOKEN_* reasons.
+    fn verify<'a>(&'a self, token: &'a str, peer: &'a Peer, now: Timestamp) -> PortFuture<'a, Result<Claims, Refused>>;
+}
+
+#[derive(Debug)]
+pub(super) struct Authorizer {
+    tokens: Arc<dyn VerifyToken>,
+    clock: Arc<dyn Clock>,
+    rates: Rates,
+    start: Instant,
+}
+
+impl Authorizer {
+    pub(super) fn new(tokens: Arc<dyn VerifyToken>, clock: Arc<dyn Clock>, rates: Rates) -> Self {
+        let start = clock.instant();
+        Self { tokens, clock, rates, start }
+    }
+
+    /// Lets the call through and fills in its claims, or refuses it; the claims of a refused token
+    /// are filled in, too, if its signature held.
+    pub(super) async fn authorize(&self, entry: &mut Entry, headers: &HeaderMap) -> Result<(), Failure> {
+        entry.connection.check(entry.time)?;
+        if entry.method.path.is_empty() {
+            return Err(Reason::MethodUnknown.into());
+        }
+        let since_start = self.clock.instant().saturating_duration_since(self.start);
+        let needed = match entry.method.requirement {
+            Requirement::Certificate => {
+                self.rates.certificate(&entry.connection.peer.certificate, since_start)?;
+                return built(entry);
+            }
+            Requirement::Token => None,
+            Requirement::AnyScope(scopes) => Some(scopes),
+        };
+        let claims = match self.tokens.verify(bearer(headers)?, &entry.connection.peer, entry.time).await {
+            Ok(claims) => claims,
+            Err(refused) => {
+                entry.claims = refused.claims.map(|claims| *claims);
+                return Err(refused.failure);
+            }
+        };
+        let claims = entry.claims.insert(claims);
+        self.rates.token(claims, since_start)?;
+        if let Some(needed) = needed
+            && !needed.iter().any(|scope| claims.scopes.contains(scope))
+        {
+            let names: Vec<_> = needed.iter().copied().map(Scope::as_str).collect();
+            return Err(Failure::new(Reason::ScopeMissing).with("scope", names.join(" or ")));
+        }
+        built(entry)
+    }
+}
+
+/// The one place where a method of the contract that this version does not answer is refused.
+fn built(entry: &Entry) -> Result<(), Failure> {
+    if entry.method.is_built { Ok(()) } else { Err(Reason::NotImplemented.into()) }
+}
+
+/// The token of the one `authorization` header.
+fn bearer(headers: &HeaderMap) -> Result<&str, Failure> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let value = values.next().ok_or(Reason::TokenMissing)?;
+    let (scheme, token) = value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or(Reason::TokenMalformed)?;
+    let is_one = values.next().is_none() && scheme.eq_ignore_ascii_case("bearer");
+    if is_one && (1..=TOKEN_MAX).contains(&token.len()) { Ok(token) } else { Err(Reason::TokenMalformed.into()) }
+}

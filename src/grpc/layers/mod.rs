@@ -1,0 +1,214 @@
+//! What every call passes before its handler, in this order: the shape of the request, the
+//! certificate's standing, the authorization table, the server's limits, the token, its rate, its
+//! scopes, whether the method is built. Whatever refuses here is recorded and detailed like a
+//! handler's own refusal.
+
+mod authorize;
+mod rate;
+mod shed;
+
+use std::{sync::Arc, time::Duration};
+
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use tonic::{Code, Status, body::Body, service::Routes};
+use tower::ServiceExt as _;
+
+pub use authorize::VerifyToken;
+pub use rate::Rate;
+
+use self::{authorize::Authorizer, rate::Rates, shed::Shedder};
+use super::{
+    entry::{CALL_MAX, Connection, Entry, Recorder, record},
+    status::{status_for, status_of},
+};
+use crate::{
+    authz::methods::{self, Kind, Method, Requirement},
+    domain::{
+        audit::Action,
+        clock::Clock,
+        error::{Failure, Reason},
+    },
+};
+
+/// How much the front lets through.
+#[derive(Clone, Debug)]
+pub struct FrontLimits {
+    /// Unary calls at a time.
+    pub calls: usize,
+    /// Open streams, health watches and reflection among them.
+    pub streams: usize,
+    /// Calls with one token.
+    pub token_rate: Rate,
+    /// Calls of one organization.
+    pub org_rate: Rate,
+    /// Calls without a token from one certificate.
+    pub certificate_rate: Rate,
+}
+
+impl Default for FrontLimits {
+    fn default() -> Self {
+        Self {
+            calls: 1_024,
+            streams: 1_024,
+            token_rate: Rate::new(2_000),
+            org_rate: Rate::new(10_000),
+            certificate_rate: Rate::new(50),
+        }
+    }
+}
+
+/// What the front works with.
+#[derive(Debug)]
+pub struct FrontParts {
+    /// Verifies tokens.
+    pub tokens: Arc<dyn VerifyToken>,
+    /// Takes the records of refusals.
+    pub recorder: Arc<dyn Recorder>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// How much is let through.
+    pub limits: FrontLimits,
+}
+
+/// The front of the services: every request of every connection goes through [`Self::answer`].
+#[derive(Clone, Debug)]
+pub struct Front {
+    routes: Routes,
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    authorizer: Authorizer,
+    shedder: Shedder,
+    recorder: Arc<dyn Recorder>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Front {
+    /// Puts the layers before `routes`.
+    #[must_use]
+    pub fn new(routes: Routes, parts: FrontParts) -> Self {
+        let FrontParts { tokens, recorder, clock, limits } = parts;
+        let rates = Rates::new(&limits);
+        let inner = Inner {
+            authorizer: Authorizer::new(tokens, Arc::clone(&clock), rates),
+            shedder: Shedder::new(limits.calls, limits.streams),
+            recorder,
+            clock,
+        };
+        Self { routes: routes.prepare(), inner: Arc::new(inner) }
+    }
+
+    /// Answers `request`, which came on `connection`.
+    pub async fn answer<B>(self, request: Request<B>, connection: Connection) -> Response<Body>
+    where
+        B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+        B::Error: Into<tonic::codegen::StdError>,
+    {
+        let request = request.map(Body::new);
+        if !is_grpc(&request) {
+            let mut answer = Response::new(Body::empty());
+            *answer.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+            return answer;
+        }
+        if is_open_service(request.uri().path()) {
+            return self.answer_open(request, connection).await;
+        }
+        self.answer_call(request, connection).await
+    }
+
+    /// Health and reflection: a certificate is enough, and what they answer is their own.
+    async fn answer_open(self, mut request: Request<Body>, connection: Connection) -> Response<Body> {
+        if let Err(failure) = connection.check(self.inner.clock.now()) {
+            return status_of(&failure).into_http();
+        }
+        // A check is a call: streams that are open and idle must not make the server look dead.
+        let kind = if request.uri().path() == HEALTH_CHECK { Kind::Read } else { Kind::Stream };
+        let Some(place) = self.inner.shedder.admit(kind) else {
+            return status_of(&overloaded()).into_http();
+        };
+        request.headers_mut().remove(header::AUTHORIZATION);
+        request.extensions_mut().insert(connection);
+        place.hold(self.route(request, CALL_MAX).await)
+    }
+
+    async fn answer_call(self, mut request: Request<Body>, connection: Connection) -> Response<Body> {
+        let inner = Arc::clone(&self.inner);
+        let method = methods::find(request.uri().path()).unwrap_or(&UNKNOWN);
+        let mut entry = Entry::new(method, connection, request.headers(), inner.clock.now());
+        let Some(place) = inner.shedder.admit(method.kind) else {
+            return status_of(&overloaded()).into_http();
+        };
+        if let Err(failure) = inner.authorizer.authorize(&mut entry, request.headers()).await {
+            record(&*inner.recorder, &*inner.clock, &entry, String::new(), &failure);
+            return status_of(&failure).into_http();
+        }
+        // From here on nothing can read the token.
+        request.headers_mut().remove(header::AUTHORIZATION);
+        let patience = entry.patience();
+        request.extensions_mut().insert(Arc::new(entry));
+        let answer = detailed(self.route(request, patience).await);
+        if method.kind == Kind::Stream { place.hold(answer) } else { answer }
+    }
+
+    /// The handler's answer. The time counts from the headers on: a message that never comes must
+    /// not keep a place.
+    async fn route(self, request: Request<Body>, patience: Duration) -> Response<Body> {
+        match tokio::time::timeout(patience, self.routes.oneshot(request)).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(never)) => match never {},
+            Err(_) => status_for(Reason::DeadlineExceeded).into_http(),
+        }
+    }
+}
+
+/// The row of every path that has none: refused, and recorded.
+static UNKNOWN: Method = Method {
+    path: "",
+    requirement: Requirement::Certificate,
+    kind: Kind::Read,
+    action: Action::MethodUnknown,
+    is_built: false,
+};
+
+const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
+
+fn overloaded() -> Failure {
+    Failure::new(Reason::Overloaded).retry_after(Duration::from_millis(500))
+}
+
+fn is_grpc<B>(request: &Request<B>) -> bool {
+    let kind = request.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    request.method() == http::Method::POST && kind.is_some_and(|kind| kind.starts_with(b"application/grpc"))
+}
+
+fn is_open_service(path: &str) -> bool {
+    let (service, _) = path.trim_start_matches('/').rsplit_once('/').unwrap_or_default();
+    matches!(service, "grpc.health.v1.Health" | "grpc.reflection.v1.ServerReflection")
+        || service == "grpc.reflection.v1alpha.ServerReflection"
+}
+
+/// Gives the refusals of tonic itself (a message that is too large, does not decode, or is
+/// compressed) the details that every error has.
+fn detailed(answer: Response<Body>) -> Response<Body> {
+    let Some(status) = answer.extensions().get::<Status>().filter(|status| status.details().is_empty()) else {
+        return answer;
+    };
+    let failure = match status.code() {
+        Code::Ok => return answer,
+        Code::OutOfRange | Code::ResourceExhausted => Reason::MessageTooLarge.into(),
+        Code::Unimplemented => Failure::invalid("grpc-encoding", "identity: messages are taken uncompressed"),
+        // tonic answers what is no protobuf message, and no message at all, as an internal error.
+        Code::Internal | Code::InvalidArgument | Code::Unknown => {
+            Failure::invalid("request", "one protobuf message of this method's request type")
+        }
+        Code::Cancelled | Code::DeadlineExceeded => Reason::DeadlineExceeded.into(),
+        _ => return status_for(Reason::Internal).into_http(),
+    };
+    status_of(&failure).into_http()
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

@@ -1,0 +1,65 @@
+//! Bounds on what runs at a time. What is beyond them is refused at once: it neither waits nor
+//! costs more than its refusal.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::Response;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::{Status, body::Body};
+
+use crate::authz::methods::Kind;
+
+/// Counts the places that are taken; streams have their own, so that they never crowd out calls.
+#[derive(Debug)]
+pub(super) struct Shedder {
+    calls: Arc<Semaphore>,
+    streams: Arc<Semaphore>,
+}
+
+impl Shedder {
+    pub(super) fn new(calls: usize, streams: usize) -> Self {
+        Self { calls: Arc::new(Semaphore::new(calls)), streams: Arc::new(Semaphore::new(streams)) }
+    }
+    /// A place for a call of this kind, if there is one.
+    pub(super) fn admit(&self, kind: Kind) -> Option<Place> {
+        let places = if kind == Kind::Stream { &self.streams } else { &self.calls };
+        Arc::clone(places).try_acquire_owned().ok().map(Place)
+    }
+}
+
+/// A place among those that run; free again when dropped.
+#[derive(Debug)]
+pub(super) struct Place(OwnedSemaphorePermit);
+
+impl Place {
+    /// Keeps the place until the body of `answer` has been sent or given up.
+    pub(super) fn hold(self, answer: Response<Body>) -> Response<Body> {
+        answer.map(|body| Body::new(Held { body, _place: self.0 }))
+    }
+}
+
+struct Held {
+    body: Body,
+    _place: OwnedSemaphorePermit,
+}
+
+impl HttpBody for Held {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

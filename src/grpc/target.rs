@@ -1,0 +1,89 @@
+//! Which resource a request is about, for the record of its refusal. Only what parses as a name is
+//! kept: what else a caller writes there may be anything, a secret too.
+
+use std::any::Any;
+
+use super::pb;
+use crate::domain::ids::{BindingName, KeyId, KeyName, OrgId, TokenName, VersionName};
+
+/// The full name that `message` is about; empty where it names none, or none that parses.
+pub(super) fn of(message: &dyn Any, own: &OrgId) -> String {
+    key(message, own)
+        .or_else(|| version(message, own))
+        .or_else(|| created(message, own))
+        .or_else(|| other(message, own))
+        .unwrap_or_default()
+}
+
+macro_rules! field {
+    ($message:expr, $($request:ident . $field:ident),* $(,)?) => {
+        None$(.or_else(|| $message.downcast_ref::<pb::$request>().map(|request| request.$field.as_str())))*
+    };
+}
+
+fn key(message: &dyn Any, own: &OrgId) -> Option<String> {
+    let text = field!(
+        message,
+        GetKeyRequest.name,
+        AddKeyVersionRequest.name,
+        RollBackKeyVersionRequest.name,
+        DisableKeyRequest.name,
+        EnableKeyRequest.name,
+        DeleteKeyRequest.name,
+        UndeleteKeyRequest.name,
+        DestroyKeyRequest.name,
+        ListKeyVersionsRequest.parent,
+    );
+    let updated = || message.downcast_ref::<pb::UpdateKeyRequest>()?.key.as_ref().map(|key| key.name.as_str());
+    KeyName::parse("name", text.or_else(updated)?, own).ok().map(|name| name.to_string())
+}
+
+fn version(message: &dyn Any, own: &OrgId) -> Option<String> {
+    let text = field!(
+        message,
+        RetrieveKeyRequest.name,
+        VerifyKeyVersionRequest.name,
+        PromoteKeyVersionRequest.name,
+        DestroyKeyVersionRequest.name,
+    );
+    VersionName::parse("name", text?, own).ok().map(|name| name.key.to_string())
+}
+
+fn created(message: &dyn Any, own: &OrgId) -> Option<String> {
+    let request = message.downcast_ref::<pb::CreateKeyRequest>()?;
+    let org = OrgId::parse_parent("parent", &request.parent, own).ok()?;
+    let id = KeyId::parse("key_id", &request.key_id).ok()?;
+    Some(KeyName { org, id }.to_string())
+}
+
+fn other(message: &dyn Any, own: &OrgId) -> Option<String> {
+    let revoked = || match message.downcast_ref::<pb::RevokeTokensRequest>()?.which.as_ref()? {
+        pb::revoke_tokens_request::Which::Name(name) => Some(name.as_str()),
+        _ => None,
+    };
+    if let Some(text) = field!(message, GetTokenRequest.name).or_else(revoked) {
+        return TokenName::parse("name", text, own).ok().map(|name| name.to_string());
+    }
+    if let Some(text) = field!(message, DeleteIdentityBindingRequest.name) {
+        return BindingName::parse("name", text, own).ok().map(|name| name.to_string());
+    }
+    let text = field!(message, ExchangeTokenRequest.parent)?;
+    OrgId::parse_parent("parent", text, own).ok().map(|org| org.full_name())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_full_and_what_is_no_name_is_dropped() {
+        let own = OrgId::parse("org", "acme").unwrap();
+        let retrieve = |name: &str| pb::RetrieveKeyRequest { name: name.into(), ..Default::default() };
+        assert_eq!(of(&retrieve("openai/versions/2"), &own), "orgs/acme/keys/openai");
+        assert_eq!(of(&retrieve("orgs/rival/keys/k"), &own), "orgs/rival/keys/k");
+        assert_eq!(of(&retrieve("sk-Proj-SECRET"), &own), "");
+        let create = pb::CreateKeyRequest { key_id: "k".into(), ..Default::default() };
+        assert_eq!(of(&create, &own), "orgs/acme/keys/k");
+        assert_eq!(of(&pb::ListProvidersRequest {}, &own), "");
+    }
+}

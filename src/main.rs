@@ -1,0 +1,168 @@
+//! `ibyok-server`: arguments in, exit code out. 0: done; 1: it did not work; 2: arguments or
+//! settings are wrong.
+
+use std::{
+    io::{self, Write as _},
+    net::SocketAddr,
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand};
+use ibyok::{
+    config::{Config, Environment},
+    domain::{ids::OrgId, principal::IdentityPattern},
+    process,
+    server::{self, Sources, dev::Dev, init::Init},
+    telemetry,
+};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+use zeroizing_alloc::ZeroAlloc;
+
+/// tonic and prost leave copies of a secret in freed memory; with this they hold nothing.
+#[global_allocator]
+static ALLOCATOR: ZeroAlloc<std::alloc::System> = ZeroAlloc(std::alloc::System);
+
+/// The vault for LLM-provider API keys.
+#[derive(Parser)]
+#[command(name = "ibyok-server", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make and serve a vault for one developer: everything in one directory
+    Dev {
+        /// Where certificates, keys and the vault are kept
+        #[arg(long, default_value = ".ibyok-dev")]
+        dir: PathBuf,
+        /// Where to listen; port 0 takes any
+        #[arg(long, default_value = "127.0.0.1:7443")]
+        listen: SocketAddr,
+    },
+    /// Make a new vault: the organization system, the first organization, and who administrates both
+    Init {
+        /// The first organization
+        #[arg(long)]
+        org: String,
+        /// SPIFFE id or DNS name of the client certificate that becomes administrator
+        #[arg(long)]
+        admin_identity: String,
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Serve a vault
+    Serve {
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Name every problem of the settings, or say OK
+    Check {
+        #[command(flatten)]
+        settings: Settings,
+    },
+}
+
+#[derive(clap::Args)]
+struct Settings {
+    /// The settings, TOML; each is also an environment variable: tls.cert is IBYOK_SERVER_TLS_CERT
+    #[arg(long)]
+    config: PathBuf,
+}
+
+/// What ends a command early: what to print, and the exit code.
+struct Refusal(String, u8);
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let outcome = process::harden().map_err(failed).and_then(|()| {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(failed)?;
+        runtime.block_on(execute(arguments.command))
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Refusal(text, code)) => {
+            // Where standard error is gone, the exit code says it alone.
+            let _ = writeln!(io::stderr(), "ibyok-server: {text}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+async fn execute(command: Command) -> Result<(), Refusal> {
+    match command {
+        Command::Dev { dir, listen } => {
+            let dev = Dev { dir, listen, environment: environment() };
+            let config = dev.config().map_err(wrong)?;
+            telemetry::start(&config.log).map_err(wrong)?;
+            server::dev::dev(&dev, config, shutdown()?, &mut io::stdout()).await.map_err(failed)
+        }
+        Command::Init { org, admin_identity, settings } => {
+            let config = settings.load()?;
+            let org = OrgId::parse("--org", &org).map_err(wrong)?;
+            let admin = IdentityPattern::parse("--admin-identity", &admin_identity).map_err(wrong)?;
+            server::init::init(&config, &Init { org, admin }, &Sources::default()).await.map_err(failed)
+        }
+        Command::Serve { settings } => {
+            let config = settings.load()?;
+            telemetry::start(&config.log).map_err(wrong)?;
+            let socket = TcpListener::bind(config.listen).await.map_err(failed)?;
+            server::run(config, socket, shutdown()?, Sources::default()).await.map_err(failed)
+        }
+        Command::Check { settings } => {
+            let problems = server::check::problems(&settings.load()?);
+            match problems.is_empty() {
+                true => writeln!(io::stdout(), "OK").map_err(failed),
+                false => Err(Refusal(problems.join("\n"), 2)),
+            }
+        }
+    }
+}
+
+impl Settings {
+    fn load(&self) -> Result<Config, Refusal> {
+        Config::load(&self.config, environment()).map_err(wrong)
+    }
+}
+
+/// The variables that concern the server; those that are not text can't be one of them.
+fn environment() -> Environment {
+    let ours = |name: &str| name.starts_with("IBYOK_");
+    let text =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    text.filter(|(name, _)| ours(name)).collect()
+}
+
+/// Ends with Ctrl-C or SIGTERM.
+fn shutdown() -> Result<impl Future<Output = ()>, Refusal> {
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
+}
+
+fn failed(error: impl std::error::Error) -> Refusal {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let error_text = error.to_string();
+        if !text.contains(&error_text) {
+            text = format!("{text}: {error_text}");
+        }
+        cause = error.source();
+    }
+    Refusal(text, 1)
+}
+
+fn wrong(error: impl std::fmt::Display) -> Refusal {
+    Refusal(error.to_string(), 2)
+}

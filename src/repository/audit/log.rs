@@ -1,0 +1,385 @@
+//! The global order of the log: each tick of the leased sequencer appends one row of runs. Every
+//! batch gets a position, from 1 without a gap; seals have positions, too.
+//!
+//! A row's `runs` are in order; a run is consecutive batches of one chain: `chain`, `first`, and
+//! `batches`, 36 bytes for each: its header's SHA-256 and its number of records, big-endian. Rows
+//! do not cross a segment of [`SEGMENT_POSITIONS`].
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{
+    batch::{Batch, ChainId, batch_key, batch_sort, segment_partition},
+    heads::OPEN,
+    tree::Hash,
+    writer::Lanes,
+};
+use crate::{
+    domain::{
+        clock::{Deadline, Timestamp},
+        error::{Failure, Reason},
+    },
+    repository::{
+        fields::{Builder, Fields, rejected},
+        lease::Lease,
+        records::{Expected, Records, Verified},
+    },
+    store::{Action, Attributes, Item, ItemKey, NewItem, Order, Query, SortRange, Written},
+};
+
+/// Positions whose rows share a partition.
+pub const SEGMENT_POSITIONS: u64 = 65_536;
+
+/// The most runs of a row: each has its own `P#` item in the row's transaction.
+const RUNS_MAX: usize = 90;
+/// The most batches of a row: 36 bytes each, and each is held in memory for the index.
+const BATCHES_MAX: usize = 512;
+/// The most batches of one chain that one tick reads.
+const CHAIN_BATCHES_MAX: usize = 64;
+
+/// How far the order has come: `A#SEQ`/`LOG`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogState {
+    /// The next batch's position.
+    pub next: u64,
+    /// Records in all batches before.
+    pub records: u64,
+    /// The time of the last row; rows' times never go back.
+    pub time: Timestamp,
+    /// The last batch in order of each chain that is not indexed to its end.
+    pub chains: BTreeMap<ChainId, u64>,
+    revision: Option<u64>,
+}
+
+/// Consecutive batches of one chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// The chain.
+    pub chain: ChainId,
+    /// The number of its first batch.
+    pub first: u64,
+    /// SHA-256 of the header, and number of records, of each.
+    pub batches: Vec<(Hash, u32)>,
+}
+
+/// One tick's runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogRow {
+    /// The position of the first batch.
+    pub position: u64,
+    /// When the tick was.
+    pub time: Timestamp,
+    /// In order.
+    pub runs: Vec<Run>,
+}
+
+/// A batch in order.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Its position.
+    pub position: u64,
+    /// When it was put in order.
+    pub time: Timestamp,
+    /// The batch.
+    pub batch: Arc<Batch>,
+}
+
+impl LogState {
+    fn key() -> ItemKey {
+        ItemKey::new("A#SEQ", "LOG")
+    }
+    /// Reads it; before the first row it begins at position 1.
+    ///
+    /// # Errors
+    /// STORE_UNAVAILABLE, RECORD_REJECTED.
+    pub async fn load(records: &Records, deadline: Deadline) -> Result<Self, Failure> {
+        let Some(item) = records.get_verified(Self::key(), deadline).await? else {
+            return Ok(Self { next: 1, ..Self::default() });
+        };
+        Ok(Self {
+            next: item.number("next")?,
+            records: item.number("records")?,
+            time: item.time("time")?,
+            chains: chains(&item)?,
+            revision: Some(item.revision()),
+        })
+    }
+    fn put(&self, records: &Records) -> (Action, u64) {
+        let expected = self.revision.map_or(Expected::Absent, Expected::Revision);
+        let attributes = Builder::new()
+            .count("next", self.next)
+            .count("records", self.records)
+            .time("time", self.time)
+            .map_of_int("chains", &chain_map(&self.chains))
+            .build();
+        (records.put(NewItem::new(Self::key(), attributes), expected), expected.next_revision())
+    }
+}
+
+impl LogRow {
+    fn key(position: u64) -> ItemKey {
+        ItemKey::new(format!("A#LOG#{}", position / SEGMENT_POSITIONS), position_sort(position))
+    }
+    fn put(&self, records: &Records) -> Action {
+        let runs = self.runs.iter().map(|run| {
+            let batches = run.batches.iter().flat_map(|(hash, count)| hash.iter().copied().chain(count.to_be_bytes()));
+            Builder::new()
+                .text("chain", run.chain.as_str())
+                .count("first", run.first)
+                .bytes("batches", batches.collect::<Vec<u8>>())
+                .build()
+        });
+        let attributes = Builder::new().time("time", self.time).maps("runs", runs).build();
+        records.put(NewItem::new(Self::key(self.position), attributes), Expected::Absent)
+    }
+    fn read(item: &Verified) -> Result<Self, Failure> {
+        let position = item.item().key.sort.parse().map_err(|_| rejected("position"))?;
+        let runs = item.maps("runs")?.into_iter().map(read_run).collect::<Result<_, Failure>>()?;
+        Ok(Self { position, time: item.time("time")?, runs })
+    }
+    /// The position after its last batch.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.runs.iter().fold(self.position, |end, run| end + run.batches.len() as u64)
+    }
+    /// Its batches in order: position, chain, number, header's SHA-256, number of records.
+    pub fn batches(&self) -> impl Iterator<Item = (u64, &ChainId, u64, &Hash, u32)> {
+        let batches = self.runs.iter().flat_map(|run| {
+            (run.first..).zip(&run.batches).map(move |(number, (hash, count))| (&run.chain, number, hash, *count))
+        });
+        (self.position..)
+            .zip(batches)
+            .map(|(position, (chain, number, hash, count))| (position, chain, number, hash, count))
+    }
+}
+
+fn read_run(run: &Attributes) -> Result<Run, Failure> {
+    let chain = ChainId::parse(run.text("chain")?).ok_or_else(|| rejected("chain"))?;
+    let (chunks, []) = run.bytes("batches")?.as_chunks::<36>() else { return Err(rejected("batches")) };
+    let batch = |chunk: &[u8; 36]| {
+        let (hash, count) = chunk.split_first_chunk::<32>()?;
+        Some((*hash, u32::from_be_bytes(count.try_into().ok()?)))
+    };
+    let batches = chunks.iter().map(batch).collect::<Option<_>>().ok_or_else(|| rejected("batches"))?;
+    Ok(Run { chain, first: run.number("first")?, batches })
+}
+
+/// The rows from the one that holds position `from` on, at most `limit`; none at the end.
+///
+/// # Errors
+/// STORE_UNAVAILABLE, RECORD_REJECTED.
+pub async fn rows(records: &Records, from: u64, limit: usize, deadline: Deadline) -> Result<Vec<LogRow>, Failure> {
+    let partition = LogRow::key(from).partition;
+    let query = |range, order, limit| Query { partition: partition.clone(), range, order, limit, after: None };
+    let here = SortRange::Between(position_sort(0), position_sort(from));
+    let first = records.query(query(here, Order::Descending, 1), deadline).await?.items.into_iter().next();
+    let begin = first.map_or_else(|| position_sort(from), |row| row.key.sort);
+    let rest = SortRange::Between(begin, position_sort(u64::MAX));
+    let page = records.query(query(rest, Order::Ascending, limit), deadline).await?;
+    let rows = page.items.into_iter().map(|item| LogRow::read(&records.verify(item)?));
+    rows.filter(|row| row.as_ref().map_or(true, |row| row.end() > from)).collect()
+}
+
+/// The batches from position `from` on, some of them; none at the end.
+///
+/// # Errors
+/// STORE_UNAVAILABLE, RECORD_REJECTED.
+pub(super) async fn entries(records: &Records, from: u64, deadline: Deadline) -> Result<Vec<Entry>, Failure> {
+    const AT_ONCE: usize = 32;
+    let rows = rows(records, from, AT_ONCE, deadline).await?;
+    let wanted = rows.iter().flat_map(|row| {
+        row.batches().map(|(position, chain, number, ..)| (position, row.time, batch_key(chain, number)))
+    });
+    let wanted: Vec<_> = wanted.filter(|(position, ..)| *position >= from).take(AT_ONCE).collect();
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    let keys: Vec<ItemKey> = wanted.iter().map(|(.., key)| key.clone()).collect();
+    let items = records.get(&keys, deadline).await?;
+    let entry = |((position, time, _), item): ((u64, Timestamp, ItemKey), Option<Item>)| {
+        let batch = read_sound(records, item.ok_or_else(|| rejected("batch"))?)?;
+        Ok(Entry { position, time, batch: Arc::new(batch) })
+    };
+    wanted.into_iter().zip(items).map(entry).collect()
+}
+
+/// The batch in `item`, if its MAC and its hashes hold.
+pub(super) fn read_sound(records: &Records, item: Item) -> Result<Batch, Failure> {
+    let batch = Batch::read(records.verify(item)?.into_item());
+    batch.filter(Batch::is_sound).ok_or_else(|| rejected("batch"))
+}
+
+/// Where the position of a run is kept that begins with batch `first` of `chain`.
+pub(super) fn run_key(chain: &ChainId, first: u64) -> ItemKey {
+    ItemKey::new(segment_partition(chain, first), run_sort(first))
+}
+
+/// The same within the partition of its segment.
+pub(super) fn run_sort(first: u64) -> String {
+    format!("P#{first:016}")
+}
+
+/// The position of a run's first batch and the number of its batches, of the item at its
+/// [`run_key`].
+pub(super) fn read_position(records: &Records, item: Item) -> Result<(u64, u64), Failure> {
+    let item = records.verify(item)?;
+    Ok((item.number("position")?, item.number("count")?))
+}
+
+/// A position as a sort key: bytewise in order of number.
+pub(super) fn position_sort(position: u64) -> String {
+    format!("{position:020}")
+}
+
+pub(super) fn chain_map(chains: &BTreeMap<ChainId, u64>) -> BTreeMap<String, i64> {
+    chains.iter().map(|(chain, last)| (chain.to_string(), i64::try_from(*last).unwrap_or(i64::MAX))).collect()
+}
+
+pub(super) fn chains(item: &Verified) -> Result<BTreeMap<ChainId, u64>, Failure> {
+    let chain = |(chain, last): (String, i64)| Some((ChainId::parse(&chain)?, u64::try_from(last).ok()?));
+    item.map_of_int("chains")?.into_iter().map(chain).collect::<Option<_>>().ok_or_else(|| rejected("chains"))
+}
+
+/// The chains that are not indexed to their end.
+pub(super) async fn open_chains(records: &Records, deadline: Deadline) -> Result<Vec<ChainId>, Failure> {
+    let mut chains = Vec::new();
+    let mut after = None;
+    loop {
+        let query = Query {
+            partition: OPEN.to_owned(),
+            range: SortRange::All,
+            order: Order::Ascending,
+            limit: 1_000,
+            after: after.take(),
+        };
+        let page = records.query(query, deadline).await?;
+        chains.extend(page.items.iter().filter_map(|item| ChainId::parse(&item.key.sort)));
+        match page.next {
+            Some(next) => after = Some(next),
+            None => return Ok(chains),
+        }
+    }
+}
+
+/// Puts batches in order.
+#[derive(Debug)]
+pub(super) struct Sequencer {
+    lanes: Arc<Lanes>,
+    /// As it was last written; None after a write that may or may not have happened.
+    state: Option<LogState>,
+}
+
+impl Sequencer {
+    pub(super) fn new(lanes: Arc<Lanes>) -> Self {
+        Self { lanes, state: None }
+    }
+
+    /// Appends one row with what is not in order yet; none when everything is.
+    ///
+    /// # Errors
+    /// STORE_UNAVAILABLE, RECORD_REJECTED; WRITE_CONFLICT when the lease is lost.
+    pub(super) async fn advance(&mut self, lease: &Lease, deadline: Deadline) -> Result<Vec<Entry>, Failure> {
+        let records = &self.lanes.records;
+        let mut state = match self.state.take() {
+            Some(state) => state,
+            None => LogState::load(records, deadline).await?,
+        };
+        let open = open_chains(records, deadline).await?;
+        let fresh = self.gather(&open, &state, deadline).await?;
+        if fresh.is_empty() {
+            self.state = Some(state);
+            return Ok(Vec::new());
+        }
+        let time = self.lanes.clock.now().max(state.time);
+        let row = LogRow { position: state.next, time, runs: fresh.iter().map(Fresh::run).collect() };
+        let mut actions = vec![lease.check(), row.put(records)];
+        let mut position = state.next;
+        for run in &row.runs {
+            let key = run_key(&run.chain, run.first);
+            let length = run.batches.len() as u64;
+            let attributes = Builder::new().count("position", position).count("count", length).build();
+            actions.push(records.put(NewItem::new(key, attributes), Expected::Absent));
+            position += length;
+            state.records += run.batches.iter().map(|(_, count)| u64::from(*count)).sum::<u64>();
+            state.chains.insert(run.chain.clone(), run.first + length - 1);
+        }
+        // What has left the listing is indexed to its end.
+        state.chains.retain(|chain, _| open.contains(chain));
+        (state.next, state.time) = (position, time);
+        let (put, revision) = state.put(records);
+        actions.push(put);
+        match self.lanes.write(actions, deadline).await? {
+            Written::Committed => {}
+            Written::Conflict { .. } => return Err(Reason::WriteConflict.into()),
+            Written::Unknown => return Err(Reason::StoreUnavailable.into()),
+        }
+        self.state = Some(LogState { revision: Some(revision), ..state });
+        let batches = fresh.into_iter().flat_map(|fresh| fresh.batches).map(Arc::new);
+        Ok((row.position..).zip(batches).map(|(position, batch)| Entry { position, time, batch }).collect())
+    }
+
+    /// The batches of each chain that are not in order yet, some of them.
+    async fn gather(&self, open: &[ChainId], state: &LogState, deadline: Deadline) -> Result<Vec<Fresh>, Failure> {
+        let left = SEGMENT_POSITIONS - state.next % SEGMENT_POSITIONS;
+        let mut room = BATCHES_MAX.min(usize::try_from(left).unwrap_or(BATCHES_MAX));
+        let mut fresh = Vec::new();
+        for chain in open {
+            let last = state.chains.get(chain).copied().unwrap_or_default();
+            if room == 0 || fresh.len() == RUNS_MAX {
+                break;
+            }
+            if self.lanes.head(chain) == Some(last) {
+                continue;
+            }
+            let batches = self.next_batches(chain, last, room.min(CHAIN_BATCHES_MAX), deadline).await?;
+            if !batches.is_empty() {
+                room -= batches.len();
+                fresh.push(Fresh { chain: chain.clone(), first: last + 1, batches });
+            }
+        }
+        Ok(fresh)
+    }
+
+    async fn next_batches(
+        &self,
+        chain: &ChainId,
+        last: u64,
+        limit: usize,
+        deadline: Deadline,
+    ) -> Result<Vec<Batch>, Failure> {
+        let query = Query {
+            partition: segment_partition(chain, last + 1),
+            range: SortRange::Between(batch_sort(last + 1), batch_sort(u64::MAX)),
+            order: Order::Ascending,
+            limit,
+            after: None,
+        };
+        let page = self.lanes.records.query(query, deadline).await?;
+        let mut batches = Vec::with_capacity(page.items.len());
+        for (item, number) in page.items.into_iter().zip(last + 1..) {
+            // Nothing behind a batch that is missing or not ours is put in order: verification
+            // says where the chain breaks, and other chains go on.
+            match read_sound(&self.lanes.records, item) {
+                Ok(batch) if batch.header.batch == number => batches.push(batch),
+                _ => {
+                    tracing::error!(%chain, number, "a batch of the audit log does not verify");
+                    break;
+                }
+            }
+        }
+        Ok(batches)
+    }
+}
+
+/// Batches of one chain that are not in order yet.
+struct Fresh {
+    chain: ChainId,
+    first: u64,
+    batches: Vec<Batch>,
+}
+
+impl Fresh {
+    fn run(&self) -> Run {
+        let batches = self.batches.iter().map(|batch| (batch.header.hash(), batch.header.count)).collect();
+        Run { chain: self.chain.clone(), first: self.first, batches }
+    }
+}

@@ -1,0 +1,214 @@
+//! What is read of the log: batches by chain, records by place, the end of chains that the index
+//! has not reached yet. Every batch that is read is verified; whose records may be seen is the use
+//! case's question.
+
+use std::collections::BTreeMap;
+
+use super::{
+    AuditLog, AuditRecord,
+    batch::{Batch, ChainId, SEGMENT_BATCHES, batch_key, batch_sort, place, segment_partition, sequence},
+    heads::{HEADS, Head},
+    index::IndexState,
+    log::{open_chains, read_position, read_sound, run_sort},
+};
+use crate::{
+    domain::{
+        clock::{Deadline, Timestamp},
+        error::Failure,
+        ids::OrgId,
+    },
+    repository::{fields::rejected, records::Records},
+    store::{ITEMS_MAX, ItemKey, Order, Query, SortRange},
+};
+
+/// One event of an organization.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Its chain.
+    pub chain: ChainId,
+    /// Its sequence in the chain.
+    pub sequence: u64,
+    /// Its batch's position; 0: not in order yet.
+    pub position: u64,
+    /// What it says.
+    pub record: AuditRecord,
+    /// The record, exactly as it was hashed.
+    pub bytes: Vec<u8>,
+}
+
+impl Event {
+    /// Record `index` of `batch`, if it is of `org`.
+    #[must_use]
+    pub fn of(org: &OrgId, batch: &Batch, index: usize, position: u64) -> Option<Self> {
+        let bytes = batch.records.get(index)?;
+        let record = AuditRecord::read(bytes).filter(|record| record.org == org.as_str())?;
+        let Batch { header, .. } = batch;
+        let sequence = sequence(header.batch, index);
+        Some(Self { chain: header.chain.clone(), sequence, position, record, bytes: bytes.clone() })
+    }
+    /// When the call came in.
+    #[must_use]
+    pub fn time(&self) -> Timestamp {
+        self.record.timestamp()
+    }
+}
+
+/// Batches of a chain that the index has not reached: `cut` < number <= `head`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unindexed {
+    /// The chain.
+    pub chain: ChainId,
+    /// Its last indexed batch; 0: none.
+    pub cut: u64,
+    /// Its last batch.
+    pub head: u64,
+}
+
+/// The log at one moment: the index up to `position`, and behind it the chains' ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The last indexed position; 0: none.
+    pub position: u64,
+    /// What is not indexed.
+    pub unindexed: Vec<Unindexed>,
+}
+
+impl AuditLog {
+    /// The log now; every record that was acknowledged before is in it, once.
+    ///
+    /// # Errors
+    /// STORE_UNAVAILABLE, RECORD_REJECTED.
+    pub async fn snapshot(&self, deadline: Deadline) -> Result<Snapshot, Failure> {
+        let lanes = &self.0.lanes;
+        // The cuts before the listing before the heads: a chain that is indexed to its end in
+        // between is still among the cuts.
+        let index = IndexState::load(&lanes.records, deadline).await?;
+        let mut cuts = index.chains;
+        for chain in open_chains(&lanes.records, deadline).await? {
+            cuts.entry(chain).or_default();
+        }
+        let mut unindexed = Vec::new();
+        for (chain, cut) in cuts {
+            let head = match lanes.head(&chain) {
+                Some(head) => head,
+                None => find_head(&lanes.records, &chain, cut, deadline).await?.map_or(cut, |last| last.header.batch),
+            };
+            if head > cut {
+                unindexed.push(Unindexed { chain, cut, head });
+            }
+        }
+        Ok(Snapshot { position: index.next - 1, unindexed })
+    }
+}
+
+/// The last batch of `chain` beyond `last`; None when there is none.
+pub(super) async fn find_head(
+    records: &Records,
+    chain: &ChainId,
+    mut last: u64,
+    deadline: Deadline,
+) -> Result<Option<Batch>, Failure> {
+    let mut head = None;
+    loop {
+        let query = Query {
+            partition: segment_partition(chain, last + 1),
+            range: SortRange::Between(batch_sort(last + 1), batch_sort(u64::MAX)),
+            order: Order::Descending,
+            limit: 1,
+            after: None,
+        };
+        let Some(item) = records.query(query, deadline).await?.items.into_iter().next() else { return Ok(head) };
+        let batch = read_sound(records, item)?;
+        last = batch.header.batch;
+        head = Some(batch);
+        if !(last + 1).is_multiple_of(SEGMENT_BATCHES) {
+            return Ok(head);
+        }
+    }
+}
+
+/// Batch `batch` of `chain`, if its MAC and its hashes hold.
+///
+/// # Errors
+/// STORE_UNAVAILABLE, RECORD_REJECTED.
+pub async fn batch(
+    records: &Records,
+    chain: &ChainId,
+    batch: u64,
+    deadline: Deadline,
+) -> Result<Option<Batch>, Failure> {
+    let found = records.get(&[batch_key(chain, batch)], deadline).await?.into_iter().flatten().next();
+    found.map(|item| read_sound(records, item)).transpose()
+}
+
+/// These batches, in order; each must be there.
+///
+/// # Errors
+/// STORE_UNAVAILABLE, RECORD_REJECTED.
+pub async fn batches(records: &Records, places: &[(ChainId, u64)], deadline: Deadline) -> Result<Vec<Batch>, Failure> {
+    // Two rows of one index never lead to the same batch, but rows can be forged.
+    let mut items = BTreeMap::new();
+    let mut keys: Vec<ItemKey> = places.iter().map(|(chain, number)| batch_key(chain, *number)).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    for keys in keys.chunks(ITEMS_MAX) {
+        let found = records.get(keys, deadline).await?;
+        items.extend(found.into_iter().flatten().map(|item| (item.key.clone(), item)));
+    }
+    let read = |(chain, number): &(ChainId, u64)| {
+        let item = items.remove(&batch_key(chain, *number)).ok_or_else(|| rejected("batch"))?;
+        read_sound(records, item)
+    };
+    places.iter().map(read).collect()
+}
+
+/// The event at `sequence` of `chain`, if it is of `org`.
+///
+/// # Errors
+/// STORE_UNAVAILABLE, RECORD_REJECTED.
+pub async fn event(
+    records: &Records,
+    org: &OrgId,
+    chain: &ChainId,
+    sequence: u64,
+    deadline: Deadline,
+) -> Result<Option<Event>, Failure> {
+    let (number, index) = place(sequence);
+    let Some(batch) = batch(records, chain, number, deadline).await? else { return Ok(None) };
+    let Some(event) = Event::of(org, &batch, index, 0) else { return Ok(None) };
+    Ok(Some(Event { position: position(records, chain, number, deadline).await?, ..event }))
+}
+
+/// The position of batch `batch` of `chain`; 0: not in order yet.
+async fn position(records: &Records, chain: &ChainId, batch: u64, deadline: Deadline) -> Result<u64, Failure> {
+    let query = Query {
+        partition: segment_partition(chain, batch),
+        range: SortRange::Between(run_sort(0), run_sort(batch)),
+        order: Order::Descending,
+        limit: 1,
+        after: None,
+    };
+    let Some(item) = records.query(query, deadline).await?.items.into_iter().next() else { return Ok(0) };
+    let first: u64 =
+        item.key.sort.strip_prefix("P#").and_then(|first| first.parse().ok()).ok_or_else(|| rejected("P#"))?;
+    let (position, count) = read_position(records, item)?;
+    let behind = batch - first;
+    Ok(if behind < count { position + behind } else { 0 })
+}
+
+/// What `A#HEADS` says of the chains after `after`, and where to go on.
+///
+/// # Errors
+/// STORE_UNAVAILABLE, RECORD_REJECTED.
+pub async fn heads(
+    records: &Records,
+    after: Option<String>,
+    deadline: Deadline,
+) -> Result<(Vec<Head>, Option<String>), Failure> {
+    let partition = HEADS.to_owned();
+    let query = Query { partition, range: SortRange::All, order: Order::Ascending, limit: 1_000, after };
+    let page = records.query(query, deadline).await?;
+    let rows = page.items.into_iter().filter(|item| Head::is_row(&item.key));
+    let head = |item| Head::read(&records.verify(item)?).ok_or_else(|| rejected("sealed"));
+    Ok((rows.map(head).collect::<Result<_, Failure>>()?, page.next))
+}

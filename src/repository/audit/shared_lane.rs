@@ -1,0 +1,236 @@
+//! A shared lane: a task that writes what queued while its last write was in flight as one batch.
+//! No timer: at rest a record is written at once, under load batches form by themselves.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    batch::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, LaneKind, sequence},
+    record::{Encoded, RECORD_BYTES_MAX, encode},
+    writer::{Appended, ChainWriter, Lanes},
+};
+use crate::domain::{
+    audit::{Action, AuditDraft, Outcome, Receipt},
+    error::Failure,
+    ids::OrgId,
+};
+
+/// How often a lane that could not write tries again by itself.
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+
+/// What a shared lane is asked.
+pub(super) enum Request {
+    /// To write a record and say where it stands; None: it could not.
+    Append(Encoded, oneshot::Sender<Option<Receipt>>),
+    /// To write what is queued, seal the chain and end.
+    Close(oneshot::Sender<()>),
+}
+
+/// A denial: nobody waits for its record.
+pub(super) struct Note {
+    pub(super) org: OrgId,
+    pub(super) record: Encoded,
+}
+
+/// Denials that were not written one by one, counted for each organization.
+#[derive(Debug, Default)]
+pub(super) struct Overflow(Mutex<BTreeMap<OrgId, u64>>);
+
+impl Overflow {
+    pub(super) fn add(&self, org: OrgId, count: u64) {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let total = counts.entry(org).or_default();
+        *total = total.saturating_add(count);
+    }
+    fn is_empty(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+    fn take(&self, most: usize) -> Vec<(OrgId, u64)> {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = Vec::new();
+        while taken.len() < most
+            && let Some(entry) = counts.pop_first()
+        {
+            taken.push(entry);
+        }
+        taken
+    }
+}
+
+/// For whom a record of the batch was written.
+enum Waiter {
+    Caller(oneshot::Sender<Option<Receipt>>),
+    Nobody(OrgId, u64),
+}
+
+#[derive(Default)]
+struct Gathered {
+    records: Vec<Encoded>,
+    waiters: Vec<Waiter>,
+    bytes: usize,
+}
+
+impl Gathered {
+    fn has_room(&self) -> bool {
+        self.records.len() < BATCH_RECORDS_MAX && self.bytes + RECORD_BYTES_MAX <= BATCH_BYTES_MAX
+    }
+    fn push(&mut self, record: Encoded, waiter: Waiter) {
+        self.bytes += record.bytes.len();
+        self.records.push(record);
+        self.waiters.push(waiter);
+    }
+}
+
+/// The task of one shared lane.
+pub(super) struct SharedLane {
+    lanes: Arc<Lanes>,
+    writer: ChainWriter,
+    requests: mpsc::Receiver<Request>,
+    notes: mpsc::Receiver<Note>,
+    overflow: Arc<Overflow>,
+    closing: Option<oneshot::Sender<()>>,
+}
+
+impl SharedLane {
+    pub(super) fn new(
+        lanes: Arc<Lanes>,
+        requests: mpsc::Receiver<Request>,
+        notes: mpsc::Receiver<Note>,
+        overflow: Arc<Overflow>,
+    ) -> Self {
+        let writer = ChainWriter::new(Arc::clone(&lanes), LaneKind::Shared);
+        Self { lanes, writer, requests, notes, overflow, closing: None }
+    }
+
+    /// Runs until it is closed, or until every handle of the log is gone.
+    pub(super) async fn run(mut self) {
+        loop {
+            let mut batch = Gathered::default();
+            let is_probe = !self.lanes.is_writable() || !self.overflow.is_empty();
+            let mut is_abandoned = false;
+            if self.closing.is_none() {
+                tokio::select! {
+                    request = self.requests.recv() => match request {
+                        Some(request) => self.take(request, &mut batch),
+                        None => is_abandoned = true,
+                    },
+                    Some(note) = self.notes.recv() => batch.push(note.record, Waiter::Nobody(note.org, 1)),
+                    () = tokio::time::sleep(PROBE_EVERY), if is_probe => self.probe().await,
+                }
+            }
+            self.gather(&mut batch);
+            self.write(batch).await;
+            if (self.closing.is_some() || is_abandoned) && self.requests.is_empty() && self.notes.is_empty() {
+                break;
+            }
+        }
+        if let Err(failure) = self.writer.seal().await {
+            tracing::warn!(reason = %failure, "a chain stays unsealed until the next start");
+        }
+        if let Some(closed) = self.closing {
+            let _ = closed.send(());
+        }
+    }
+
+    fn take(&mut self, request: Request, batch: &mut Gathered) {
+        match request {
+            // A caller who no longer waits was answered AUDIT_UNAVAILABLE, and nothing was released.
+            Request::Append(_, caller) if caller.is_closed() => {}
+            Request::Append(record, caller) => batch.push(record, Waiter::Caller(caller)),
+            Request::Close(closed) => {
+                self.requests.close();
+                self.notes.close();
+                self.closing = Some(closed);
+            }
+        }
+    }
+
+    fn gather(&mut self, batch: &mut Gathered) {
+        while batch.has_room()
+            && let Ok(request) = self.requests.try_recv()
+        {
+            self.take(request, batch);
+        }
+        while batch.has_room()
+            && let Ok(note) = self.notes.try_recv()
+        {
+            batch.push(note.record, Waiter::Nobody(note.org, 1));
+        }
+        while batch.has_room() && self.lanes.is_writable() {
+            let Some((org, count)) = self.overflow.take(1).pop() else { break };
+            match encode(self.overflow_draft(org.clone(), count), &*self.lanes.entropy) {
+                Ok(record) => batch.push(record, Waiter::Nobody(org, count)),
+                Err(_) => {
+                    self.overflow.add(org, count);
+                    break;
+                }
+            }
+        }
+    }
+
+    async fn write(&mut self, batch: Gathered) {
+        if batch.records.is_empty() {
+            return;
+        }
+        let deadline = self.lanes.clock.deadline(self.lanes.settings.put_timeout);
+        let ended = self.writer.append(&[], &batch.records, deadline).await;
+        let (chain, number) = match ended {
+            Ok(Appended::Done { chain, batch }) => (chain, batch),
+            Ok(Appended::Conflict { .. }) | Err(_) => return self.refuse(batch, ended.err()),
+        };
+        for (index, (record, waiter)) in batch.records.iter().zip(batch.waiters).enumerate() {
+            if let Waiter::Caller(caller) = waiter {
+                let sequence = sequence(number, index);
+                let _ = caller.send(Some(Receipt { chain: chain.to_string(), sequence, leaf_hash: record.leaf }));
+            }
+        }
+    }
+
+    fn refuse(&self, batch: Gathered, failure: Option<Failure>) {
+        let reason = failure.as_ref().map(tracing::field::display);
+        tracing::warn!(records = batch.records.len(), reason, "a batch of the audit log was not written");
+        for waiter in batch.waiters {
+            match waiter {
+                Waiter::Caller(caller) => drop(caller.send(None)),
+                Waiter::Nobody(org, count) => self.overflow.add(org, count),
+            }
+        }
+    }
+
+    /// Learns whether the log can be written again without a caller's record.
+    async fn probe(&mut self) {
+        if self.lanes.is_writable() {
+            return;
+        }
+        let deadline = self.lanes.clock.deadline(self.lanes.settings.settle_timeout);
+        let is_settled = self.writer.clear_doubt().await.is_ok();
+        if is_settled && self.lanes.records.store().status(deadline).await.is_ok() {
+            self.lanes.set_writable(true);
+        }
+    }
+
+    fn overflow_draft(&self, org: OrgId, count: u64) -> AuditDraft {
+        AuditDraft {
+            org,
+            time: self.lanes.clock.now(),
+            action: Action::DenialsOverflow,
+            outcome: Outcome::Denied,
+            reason: None,
+            resource: String::new(),
+            subject: String::new(),
+            token_id: String::new(),
+            client_identity: String::new(),
+            client_address: String::new(),
+            user_agent: String::new(),
+            purpose: String::new(),
+            trace_id: String::new(),
+            details: BTreeMap::from([("count", count.to_string())]),
+            revision: 0,
+        }
+    }
+}

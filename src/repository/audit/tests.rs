@@ -1,0 +1,270 @@
+//! The writer: durable receipts, fences, lost outcomes, a store that goes and comes back.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use super::{
+    AuditLog, AuditSettings, Commit,
+    batch::{Batch, BatchKind, ChainId, Header, batch_item, batch_key, place},
+    heads::Head,
+    reader,
+    testing::{Fault, TinyStore, draft, log_on, records, soon},
+    tree::leaf_hash,
+};
+use crate::{
+    domain::{audit::Receipt, error::Reason},
+    repository::records::Expected,
+    store::{Action, Condition, ItemKey, NewItem, Value},
+};
+
+async fn all_batches(store: &Arc<TinyStore>, chain: &str) -> Vec<Batch> {
+    let chain = ChainId::parse(chain).unwrap();
+    let mut batches = Vec::new();
+    while let Some(batch) = reader::batch(&records(store), &chain, batches.len() as u64 + 1, soon()).await.unwrap() {
+        batches.push(batch);
+    }
+    batches
+}
+
+async fn assert_found(store: &Arc<TinyStore>, receipt: &Receipt) {
+    let (batch, index) = place(receipt.sequence);
+    let chain = ChainId::parse(&receipt.chain).unwrap();
+    let batch = reader::batch(&records(store), &chain, batch, soon()).await.unwrap().unwrap();
+    assert_eq!(leaf_hash(&batch.records[index]), receipt.leaf_hash);
+}
+
+fn assert_chained(batches: &[Batch]) {
+    let mut previous = [0; 32];
+    for (batch, number) in batches.iter().zip(1..) {
+        assert_eq!((batch.header.batch, batch.header.previous), (number, previous));
+        assert!(batch.is_sound());
+        previous = batch.header.hash();
+    }
+}
+
+fn new_item(sort: &str) -> NewItem {
+    NewItem::new(ItemKey::new("T", sort), BTreeMap::from([("v".to_owned(), Value::Int(1))]))
+}
+
+fn create(sort: &str) -> Vec<Action> {
+    vec![Action::Put(new_item(sort), Condition::Absent)]
+}
+
+fn done(commit: Commit) -> Receipt {
+    let Commit::Done(receipt) = commit else { panic!("{commit:?}") };
+    receipt
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_writers_get_distinct_receipts_and_one_sound_chain() {
+    let store = Arc::new(TinyStore::default());
+    let log = log_on(&store);
+    let mut tasks = tokio::task::JoinSet::new();
+    for task in 0..64 {
+        let log = log.clone();
+        tasks.spawn(async move {
+            let mut receipts = Vec::new();
+            for n in 0..16 {
+                let draft = draft("acme", &format!("orgs/acme/keys/k{task}-{n}"));
+                receipts.push(log.append(draft, soon()).await.unwrap());
+            }
+            receipts
+        });
+    }
+    let receipts: Vec<Receipt> = tasks.join_all().await.into_iter().flatten().collect();
+    let ids: BTreeSet<String> = receipts.iter().map(Receipt::event_id).collect();
+    assert_eq!(ids.len(), 64 * 16);
+    for receipt in &receipts {
+        assert_found(&store, receipt).await;
+    }
+    let batches = all_batches(&store, &receipts[0].chain).await;
+    assert_chained(&batches);
+    assert_eq!(batches.iter().map(|batch| batch.records.len()).sum::<usize>(), 64 * 16);
+    assert!(batches.len() < 64 * 16, "records share batches");
+}
+
+#[tokio::test]
+async fn a_fenced_lane_goes_on_with_a_new_chain() {
+    let store = Arc::new(TinyStore::default());
+    let log = log_on(&store);
+    let first = log.append(draft("acme", "a"), soon()).await.unwrap();
+    let chain = ChainId::parse(&first.chain).unwrap();
+    let last = reader::batch(&records(&store), &chain, 1, soon()).await.unwrap().unwrap();
+    let seal = batch_item(&Header::seal(chain, 2, last.header.hash()), []);
+    let fence = records(&store).put(seal, Expected::Absent);
+    records(&store).store().write(crate::store::WriteId([1; 16]), vec![fence], soon()).await.unwrap();
+
+    let second = log.append(draft("acme", "b"), soon()).await.unwrap();
+    assert_ne!(second.chain, first.chain);
+    assert_eq!(second.sequence, 4_096);
+    assert_found(&store, &second).await;
+
+    let third = done(log.commit(create("x"), draft("acme", "c"), soon()).await.unwrap());
+    assert_found(&store, &third).await;
+}
+
+#[tokio::test]
+async fn a_lost_answer_of_a_batch_that_is_there_is_no_loss() {
+    for fault in [Fault::LostAfter, Fault::Late] {
+        let store = Arc::new(TinyStore::default());
+        let log = log_on(&store);
+        store.fail([fault]);
+        let first = log.append(draft("acme", "a"), soon()).await.unwrap();
+        let second = log.append(draft("acme", "b"), soon()).await.unwrap();
+        assert_eq!((first.sequence, second.sequence), (4_096, 8_192), "{fault:?}");
+        assert_eq!(first.chain, second.chain);
+        let batches = all_batches(&store, &first.chain).await;
+        assert_chained(&batches);
+        assert_eq!(batches.len(), 2, "written once");
+    }
+}
+
+#[tokio::test]
+async fn a_batch_that_never_came_is_sealed_over_and_written_elsewhere() {
+    let store = Arc::new(TinyStore::default());
+    let log = log_on(&store);
+    let first = log.append(draft("acme", "a"), soon()).await.unwrap();
+    store.fail([Fault::LostBefore]);
+    let second = log.append(draft("acme", "b"), soon()).await.unwrap();
+    assert_ne!(first.chain, second.chain);
+    assert_found(&store, &second).await;
+    let batches = all_batches(&store, &first.chain).await;
+    assert_chained(&batches);
+    assert_eq!(batches.last().unwrap().header.kind, BatchKind::Seal);
+    let row = records(&store).get_verified(Head::key(&batches[0].header.chain), soon()).await.unwrap().unwrap();
+    assert_eq!(Head::read(&row).unwrap().sealed, Some(2));
+}
+
+#[tokio::test]
+async fn while_the_store_is_down_appends_fail_and_then_work_again() {
+    let store = Arc::new(TinyStore::default());
+    let log = log_on(&store);
+    let before = log.append(draft("acme", "a"), soon()).await.unwrap();
+    store.set_down(true);
+    for _ in 0..3 {
+        let failure = log.append(draft("acme", "b"), soon()).await.unwrap_err();
+        assert_eq!(failure.reason, Reason::AuditUnavailable);
+        assert!(failure.retry_after.is_some());
+        assert_eq!(
+            log.commit(create("x"), draft("acme", "c"), soon()).await.unwrap_err().reason,
+            Reason::AuditUnavailable
+        );
+    }
+    assert!(!log.is_writable());
+    log.note(draft("globex", "denied"));
+    log.append(draft("acme", "takes the note along"), soon()).await.unwrap_err();
+    store.set_down(false);
+    while !log.is_writable() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let after = log.append(draft("acme", "d"), soon()).await.unwrap();
+    done(log.commit(create("x"), draft("acme", "e"), soon()).await.unwrap());
+    log.close().await;
+    assert_chained(&all_batches(&store, &before.chain).await);
+    assert_chained(&all_batches(&store, &after.chain).await);
+    assert_eq!(overflow(&store), [("globex".to_owned(), "1".to_owned())]);
+}
+
+/// Organization and count of every overflow record.
+fn overflow(store: &TinyStore) -> Vec<(String, String)> {
+    let items: Vec<_> = store.tamper(|items| items.values().cloned().collect());
+    let records = items.into_iter().filter_map(Batch::read).flat_map(|batch| batch.records);
+    let records = records.map(|bytes| super::AuditRecord::read(&bytes).unwrap());
+    let overflows = records.filter(|record| record.action == "audit.denials.overflow");
+    overflows.map(|record| (record.org, record.details["count"].clone())).collect()
+}
+
+#[tokio::test]
+async fn a_commits_actions_and_record_stand_or_fall_together() {
+    let store = Arc::new(TinyStore::default());
+    let log = log_on(&store);
+    let first = done(log.commit(create("a"), draft("acme", "a"), soon()).await.unwrap());
+    let actions = [create("b"), create("a")].concat();
+    let refused = log.commit(actions, draft("acme", "b"), soon()).await.unwrap();
+    let Commit::Conflict { index: 1, current: Some(current) } = refused else { panic!("{refused:?}") };
+    assert_eq!(current.key, ItemKey::new("T", "a"));
+    let second = done(log.commit(create("c"), draft("acme", "c"), soon()).await.unwrap());
+    assert_eq!((first.chain, first.sequence), (second.chain.clone(), 4_096));
+    assert_eq!(second.sequence, 8_192, "the refused one's sequence is used again");
+    assert_eq!(all_batches(&store, &second.chain).await.len(), 2);
+    assert!(store.tamper(|items| !items.contains_key(&ItemKey::new("T", "b"))));
+}
+
+#[tokio::test]
+async fn a_commit_whose_answer_is_lost_happens_once() {
+    for fault in [Fault::LostAfter, Fault::LostBefore, Fault::Late, Fault::Refused] {
+        let store = Arc::new(TinyStore::default());
+        let log = log_on(&store);
+        done(log.commit(create("a"), draft("acme", "a"), soon()).await.unwrap());
+        store.fail([fault]);
+        let receipt = done(log.commit(create("b"), draft("acme", "b"), soon()).await.unwrap());
+        assert_found(&store, &receipt).await;
+        assert_eq!(store.tamper(|items| items[&ItemKey::new("T", "b")].revision), 1, "{fault:?}");
+        let again = log.commit(create("b"), draft("acme", "b"), soon()).await.unwrap();
+        assert!(matches!(again, Commit::Conflict { index: 0, .. }), "{fault:?}: {again:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_commit_runs_to_its_end_without_its_caller() {
+    let store = Arc::new(TinyStore::default());
+    let log = log_on(&store);
+    {
+        let mut call = Box::pin(log.commit(create("a"), draft("acme", "a"), soon()));
+        // Polled once: the task of the log has been started, and the caller goes away.
+        assert!(futures_util::poll!(&mut call).is_pending());
+    }
+    log.close().await;
+    assert!(store.tamper(|items| items.contains_key(&ItemKey::new("T", "a"))));
+}
+
+#[tokio::test]
+async fn closing_writes_what_is_queued_and_seals_every_chain() {
+    let store = Arc::new(TinyStore::default());
+    let log = log_on(&store);
+    let receipt = log.append(draft("acme", "a"), soon()).await.unwrap();
+    let mutation = done(log.commit(create("a"), draft("acme", "b"), soon()).await.unwrap());
+    log.note(draft("acme", "denied"));
+    log.close().await;
+    for (chain, records) in [(&receipt.chain, 2), (&mutation.chain, 1)] {
+        let batches = all_batches(&store, chain).await;
+        assert_chained(&batches);
+        assert_eq!(batches.iter().map(|batch| batch.records.len()).sum::<usize>(), records);
+        assert_eq!(batches.last().unwrap().header.kind, BatchKind::Seal);
+        let row = store.tamper(|items| items[&Head::key(&ChainId::parse(chain).unwrap())].clone());
+        assert_eq!(row.attributes["sealed"], Value::Int(batches.len() as i64));
+    }
+    assert_eq!(log.append(draft("acme", "c"), soon()).await.unwrap_err().reason, Reason::AuditUnavailable);
+    assert!(log.commit(create("z"), draft("acme", "c"), soon()).await.is_err());
+}
+
+#[tokio::test]
+async fn denials_beyond_the_queue_are_counted_for_each_organization() {
+    let store = Arc::new(TinyStore::default());
+    let settings = AuditSettings { denials: 2, ..AuditSettings::default() };
+    let clock = Arc::new(crate::domain::clock::SystemClock);
+    let entropy = Arc::new(crate::domain::clock::SystemEntropy);
+    let log = AuditLog::open(records(&store), clock, entropy, settings).unwrap();
+    // Nothing is awaited here, so the lane's task does not run in between.
+    (0..5).for_each(|_| log.note(draft("acme", "denied")));
+    (0..3).for_each(|_| log.note(draft("globex", "denied")));
+    log.close().await;
+    let counted = BTreeSet::from_iter(overflow(&store));
+    assert_eq!(counted, BTreeSet::from([("acme".into(), "3".into()), ("globex".into(), "3".into())]));
+}
+
+#[tokio::test]
+async fn a_commit_of_too_many_actions_is_a_defect_and_harms_no_lane() {
+    let store = Arc::new(TinyStore::default());
+    let log = log_on(&store);
+    let many = (0..98).flat_map(|n| create(&n.to_string())).collect();
+    assert_eq!(log.commit(many, draft("acme", "a"), soon()).await.unwrap_err().reason, Reason::Internal);
+    assert_eq!(store.writes.load(Ordering::SeqCst), 0);
+    let fitting = (0..97).flat_map(|n| create(&n.to_string())).collect();
+    let receipt = done(log.commit(fitting, draft("acme", "a"), soon()).await.unwrap());
+    let chain = ChainId::parse(&receipt.chain).unwrap();
+    assert!(store.tamper(|items| items.contains_key(&batch_key(&chain, 1))));
+}

@@ -1,0 +1,337 @@
+//! One lane's hand on its chain: batches in order, one write in flight, and what to do when a
+//! write is fenced or its outcome unknown. Knows neither queues nor callers.
+//!
+//! A write whose outcome is unknown leaves the lane in doubt. Before its next batch the lane places
+//! a seal where the doubtful batch would stand: if that batch is there, the chain goes on behind
+//! it; if the seal is, the batch never happened and never will, and the lane opens a new chain.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+};
+
+use super::{
+    AuditSettings,
+    batch::{ChainId, Header, LaneKind, batch_item, batch_key},
+    heads,
+    record::Encoded,
+    tree::Hash,
+};
+use crate::{
+    domain::{
+        clock::{Clock, Deadline, Entropy, Timestamp, random},
+        error::{Failure, Reason},
+    },
+    repository::records::{Expected, Records},
+    store::{Action, Item, StoreError, WriteId, Written},
+};
+
+/// What the lanes of one boot share.
+pub(super) struct Lanes {
+    pub(super) records: Records,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) entropy: Arc<dyn Entropy>,
+    pub(super) settings: AuditSettings,
+    /// 16 hex digits, new for each start.
+    pub(super) boot: String,
+    chains: AtomicU32,
+    is_writable: AtomicBool,
+    /// The last batch of each of this boot's chains that no lane is in doubt about.
+    heads: Mutex<BTreeMap<ChainId, u64>>,
+}
+
+impl Lanes {
+    pub(super) fn new(
+        records: Records,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+        settings: AuditSettings,
+    ) -> Result<Self, Failure> {
+        let boot = random::<8>(&*entropy).map_err(|error| Failure::new(Reason::Internal).caused_by(error))?;
+        Ok(Self {
+            records,
+            clock,
+            entropy,
+            settings,
+            boot: data_encoding::HEXLOWER.encode(&boot),
+            chains: AtomicU32::new(0),
+            is_writable: AtomicBool::new(true),
+            heads: Mutex::default(),
+        })
+    }
+    pub(super) fn is_writable(&self) -> bool {
+        self.is_writable.load(Ordering::Relaxed)
+    }
+    pub(super) fn set_writable(&self, is_writable: bool) {
+        if self.is_writable.swap(is_writable, Ordering::Relaxed) != is_writable {
+            tracing::warn!(is_writable, "the audit log's state changed");
+        }
+    }
+    /// The last batch of `chain`, when this process knows it for sure.
+    pub(super) fn head(&self, chain: &ChainId) -> Option<u64> {
+        self.heads.lock().unwrap_or_else(PoisonError::into_inner).get(chain).copied()
+    }
+    fn set_head(&self, chain: &ChainId, batch: Option<u64>) {
+        let mut heads = self.heads.lock().unwrap_or_else(PoisonError::into_inner);
+        match batch {
+            Some(batch) => heads.insert(chain.clone(), batch),
+            None => heads.remove(chain),
+        };
+    }
+    pub(super) async fn write(&self, actions: Vec<Action>, deadline: Deadline) -> Result<Written, StoreError> {
+        let id = random::<16>(&*self.entropy).map_err(|error| StoreError::Unavailable(error.into()))?;
+        self.records.store().write(WriteId(id), actions, deadline).await
+    }
+}
+
+impl fmt::Debug for Lanes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lanes").field("boot", &self.boot).finish_non_exhaustive()
+    }
+}
+
+/// How a batch ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Appended {
+    /// It is durable, as that batch of that chain.
+    Done { chain: ChainId, batch: u64 },
+    /// Nothing happened: the condition of the caller's action did not hold.
+    Conflict { index: usize, current: Option<Item> },
+}
+
+/// A chain and the place of its next batch.
+#[derive(Debug)]
+struct Chain {
+    id: ChainId,
+    opened: Timestamp,
+    next: u64,
+    previous: Hash,
+}
+
+impl Chain {
+    fn new(lanes: &Lanes, kind: LaneKind) -> Self {
+        let number = lanes.chains.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        let id = ChainId::new(&lanes.boot, kind, number);
+        Self { id, opened: lanes.clock.now(), next: 1, previous: [0; 32] }
+    }
+    /// Its row is written with its first batch, and has revision 1 from then on.
+    fn revision(&self) -> Option<u64> {
+        (self.next > 1).then_some(1)
+    }
+}
+
+/// What became of a doubtful batch.
+#[derive(Debug, PartialEq, Eq)]
+enum Settled {
+    /// It is there.
+    Landed,
+    /// It is not, and can't come any more.
+    Never,
+}
+
+/// One lane's writer.
+#[derive(Debug)]
+pub(super) struct ChainWriter {
+    lanes: Arc<Lanes>,
+    kind: LaneKind,
+    chain: Chain,
+    /// The header of a batch of `chain.next` whose outcome is not known.
+    doubt: Option<Header>,
+}
+
+/// How often one batch is tried: the first time, after a fence, after a settled doubt.
+const ATTEMPTS: usize = 3;
+
+impl ChainWriter {
+    /// A lane on a chain of its own; nothing is written before its first batch.
+    pub(super) fn new(lanes: Arc<Lanes>, kind: LaneKind) -> Self {
+        let chain = Chain::new(&lanes, kind);
+        Self { lanes, kind, chain, doubt: None }
+    }
+
+    /// Writes `actions` and a batch of `records` in one transaction.
+    ///
+    /// # Errors
+    /// AUDIT_UNAVAILABLE when it did not happen or is not known to have; INTERNAL for actions that
+    /// break the store's contract.
+    pub(super) async fn append(
+        &mut self,
+        actions: &[Action],
+        records: &[Encoded],
+        deadline: Deadline,
+    ) -> Result<Appended, Failure> {
+        let ended = self.attempt(actions, records, deadline).await;
+        match &ended {
+            Ok(_) => self.lanes.set_writable(true),
+            Err(failure) if failure.reason == Reason::AuditUnavailable => self.lanes.set_writable(false),
+            Err(_) => {}
+        }
+        ended
+    }
+
+    async fn attempt(
+        &mut self,
+        actions: &[Action],
+        records: &[Encoded],
+        deadline: Deadline,
+    ) -> Result<Appended, Failure> {
+        for _ in 0..ATTEMPTS {
+            self.settle().await?;
+            if self.lanes.clock.left(deadline).is_zero() {
+                break;
+            }
+            let header = Header::of(self.chain.id.clone(), self.chain.next, self.chain.previous, records);
+            let batch = header.batch;
+            let write = self.transaction(actions, &header, records);
+            // Set before the write, so that a task that ends in the middle of it leaves the doubt.
+            self.doubt = Some(header);
+            match self.lanes.write(write, deadline).await {
+                Ok(Written::Committed) => return Ok(self.landed()),
+                Ok(Written::Conflict { index, current }) if index < actions.len() => {
+                    self.doubt = None;
+                    return Ok(Appended::Conflict { index, current });
+                }
+                Ok(Written::Conflict { .. }) => {
+                    tracing::warn!(chain = %self.chain.id, batch, "fenced: the lane opens a new chain");
+                    self.open_new();
+                }
+                Err(error @ StoreError::Contract(_)) => {
+                    self.doubt = None;
+                    return Err(Failure::new(Reason::Internal).caused_by(error));
+                }
+                Ok(Written::Unknown) | Err(_) => {
+                    if self.settle().await? == Some(Settled::Landed) {
+                        return Ok(Appended::Done { chain: self.chain.id.clone(), batch });
+                    }
+                }
+            }
+        }
+        Err(unavailable())
+    }
+
+    /// Clears a doubt; afterwards there is none.
+    ///
+    /// # Errors
+    /// AUDIT_UNAVAILABLE while it can't be cleared.
+    pub(super) async fn clear_doubt(&mut self) -> Result<(), Failure> {
+        self.settle().await.map(|_| ())
+    }
+
+    async fn settle(&mut self) -> Result<Option<Settled>, Failure> {
+        let Some(doubtful) = self.doubt.clone() else { return Ok(None) };
+        self.lanes.set_head(&self.chain.id, None);
+        match self.place_seal().await? {
+            Some(current) if doubtful.is_of(&current) => {
+                self.landed();
+                Ok(Some(Settled::Landed))
+            }
+            _ => {
+                self.open_new();
+                Ok(Some(Settled::Never))
+            }
+        }
+    }
+
+    async fn place_seal(&self) -> Result<Option<Item>, Failure> {
+        let Chain { id, opened, next, previous } = &self.chain;
+        let seal = Header::seal(id.clone(), *next, *previous);
+        place_seal(&self.lanes, &seal, *opened, self.chain.revision()).await
+    }
+
+    /// Closes the chain with a seal, if it was ever opened. Afterwards the lane is on a new chain.
+    ///
+    /// # Errors
+    /// AUDIT_UNAVAILABLE; the next start seals it then.
+    pub(super) async fn seal(&mut self) -> Result<(), Failure> {
+        for _ in 0..ATTEMPTS {
+            if self.settle().await? == Some(Settled::Never) || self.chain.next == 1 {
+                return Ok(());
+            }
+            match self.place_seal().await {
+                Ok(_) => {
+                    self.lanes.set_head(&self.chain.id, None);
+                    self.open_new();
+                    return Ok(());
+                }
+                Err(failure) => tracing::warn!(chain = %self.chain.id, reason = %failure, "the seal is not placed yet"),
+            }
+        }
+        Err(unavailable())
+    }
+
+    fn transaction(&self, actions: &[Action], header: &Header, records: &[Encoded]) -> Vec<Action> {
+        let mut all = Vec::with_capacity(actions.len() + 3);
+        all.extend_from_slice(actions);
+        let batch = batch_item(header, records.iter().map(|record| record.bytes.clone()));
+        all.push(self.lanes.records.put(batch, Expected::Absent));
+        if self.chain.revision().is_none() {
+            all.extend(heads::announce(&self.lanes.records, &self.chain.id, self.chain.opened));
+        }
+        all
+    }
+
+    fn landed(&mut self) -> Appended {
+        let batch = self.chain.next;
+        if let Some(header) = self.doubt.take() {
+            self.chain.previous = header.hash();
+            self.chain.next += 1;
+            self.lanes.set_head(&self.chain.id, Some(batch));
+        }
+        Appended::Done { chain: self.chain.id.clone(), batch }
+    }
+
+    fn open_new(&mut self) {
+        self.doubt = None;
+        self.lanes.set_head(&self.chain.id, None);
+        self.chain = Chain::new(&self.lanes, self.kind);
+    }
+}
+
+/// Puts `seal` where the next batch of its chain would stand; `revision` is that of the chain's row.
+/// None: it stands there now; else what stands there in its place, or the same seal from an
+/// earlier attempt.
+///
+/// # Errors
+/// AUDIT_UNAVAILABLE when it is not known to have happened.
+pub(super) async fn place_seal(
+    lanes: &Lanes,
+    seal: &Header,
+    opened: Timestamp,
+    revision: Option<u64>,
+) -> Result<Option<Item>, Failure> {
+    let Lanes { records, clock, settings, .. } = lanes;
+    let item = || records.put(batch_item(seal, []), Expected::Absent);
+    let mut actions = vec![item()];
+    actions.extend(heads::close(records, &seal.chain, opened, seal.batch, revision));
+    let deadline = clock.deadline(settings.settle_timeout);
+    match lanes.write(actions, deadline).await.map_err(lost)? {
+        Written::Committed => return Ok(None),
+        Written::Unknown => return Err(unavailable()),
+        Written::Conflict { index: 0, current } => return Ok(current),
+        Written::Conflict { .. } => {}
+    }
+    // The chain's row is not as this lane left it: the doubtful batch made it, or somebody else
+    // changed it. The batch's own place decides.
+    let found = records.get(&[batch_key(&seal.chain, seal.batch)], deadline).await.map_err(lost)?;
+    if let Some(item) = found.into_iter().flatten().next() {
+        return Ok(Some(item));
+    }
+    match lanes.write(vec![item()], deadline).await.map_err(lost)? {
+        Written::Committed => Ok(None),
+        Written::Unknown => Err(unavailable()),
+        Written::Conflict { current, .. } => Ok(current),
+    }
+}
+
+/// AUDIT_UNAVAILABLE, worth a retry in a second.
+pub(super) fn unavailable() -> Failure {
+    Failure::new(Reason::AuditUnavailable).retry_after(std::time::Duration::from_secs(1))
+}
+
+fn lost(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Failure {
+    unavailable().caused_by(error)
+}

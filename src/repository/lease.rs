@@ -1,0 +1,78 @@
+//! Leases: who alone may do the work of a role. The term's row changes only on takeover, and every
+//! write under a lease Checks its revision, so that a holder who was overtaken writes nothing more.
+//!
+//! On an exclusive store a starting server takes the lease at once. On a shared one a lease is
+//! taken over only when `role#BEAT` has stood still for longer than its holder beats; until that is
+//! built, nobody takes one there.
+
+use super::{
+    fields::Builder,
+    records::{Expected, Records},
+};
+use crate::{
+    domain::{
+        clock::{Deadline, Entropy, random},
+        error::{Failure, Reason},
+    },
+    store::{Action, Condition, ItemKey, NewItem, WriteId, Written},
+};
+
+/// What a lease is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Orders the audit log and keeps what is projected from it.
+    Sequencer,
+    /// Purges what is due.
+    Janitor,
+}
+
+impl Role {
+    fn term(self) -> ItemKey {
+        let role = match self {
+            Self::Sequencer => "sequencer",
+            Self::Janitor => "janitor",
+        };
+        ItemKey::new("LEASE", format!("{role}#TERM"))
+    }
+}
+
+/// One term of a role.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    key: ItemKey,
+    revision: u64,
+}
+
+impl Lease {
+    /// Begins a new term of `role` for `holder`; None where somebody else may still hold it.
+    ///
+    /// # Errors
+    /// STORE_UNAVAILABLE, RECORD_REJECTED; WRITE_CONFLICT when somebody else was faster.
+    pub async fn take(
+        records: &Records,
+        entropy: &dyn Entropy,
+        role: Role,
+        holder: &str,
+        deadline: Deadline,
+    ) -> Result<Option<Self>, Failure> {
+        if !records.store().is_exclusive() {
+            return Ok(None);
+        }
+        let key = role.term();
+        let current = records.get_verified(key.clone(), deadline).await?;
+        let expected = current.map_or(Expected::Absent, |row| Expected::Revision(row.revision()));
+        let row = NewItem::new(key.clone(), Builder::new().text("holder", holder).build());
+        let id = random::<16>(entropy).map_err(|error| Failure::new(Reason::Internal).caused_by(error))?;
+        match records.store().write(WriteId(id), vec![records.put(row, expected)], deadline).await? {
+            Written::Committed => Ok(Some(Self { key, revision: expected.next_revision() })),
+            Written::Conflict { .. } => Err(Reason::WriteConflict.into()),
+            // The next attempt reads the row again and begins a term of its own.
+            Written::Unknown => Err(Reason::StoreUnavailable.into()),
+        }
+    }
+    /// Demands that this term is still the last: part of every write under the lease.
+    #[must_use]
+    pub fn check(&self) -> Action {
+        Action::Check(self.key.clone(), Condition::Revision(self.revision))
+    }
+}

@@ -1,0 +1,214 @@
+//! The composition root: it alone wires adapters to ports, and everything else together.
+
+mod adapters;
+pub mod check;
+pub mod dev;
+pub mod init;
+mod services;
+mod tasks;
+mod tokens;
+mod vault;
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use tokio::{net::TcpListener, sync::watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use self::{adapters::Store, tasks::Tasks, tokens::Tokens, vault::Vault};
+use crate::{
+    config::Config,
+    domain::{
+        clock::{Clock, Entropy, SystemClock, SystemEntropy},
+        error::Failure,
+    },
+    grpc::{
+        entry::Recorder,
+        gate::Gate,
+        layers::{Front, FrontLimits, FrontParts, Rate},
+        listener::{
+            ConnectionLimits, Listener,
+            tls::{TlsError, TlsFiles, TlsSource, Trust},
+        },
+    },
+};
+
+/// How long the parts have to open at the start, and to close at the end.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Where time and randomness come from; tests bring their own clock.
+#[derive(Clone, Debug)]
+pub struct Sources {
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness.
+    pub entropy: Arc<dyn Entropy>,
+}
+
+impl Default for Sources {
+    fn default() -> Self {
+        Self { clock: Arc::new(SystemClock), entropy: Arc::new(SystemEntropy) }
+    }
+}
+
+/// Why the server does not run. Each is a sentence for the one who starts it.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// A setting is good in itself, but what it names is not there or not right.
+    #[error("{setting}: {problem}")]
+    Setting {
+        /// The setting.
+        setting: &'static str,
+        /// What is wrong.
+        problem: String,
+    },
+    /// There is no vault in the store.
+    #[error(
+        "the store holds no vault yet: run `ibyok-server init --org ORG --admin-identity IDENTITY --config FILE` first"
+    )]
+    NotInitialised,
+    /// There is one.
+    #[error("the store holds a vault already: it is left as it is")]
+    Initialised,
+    /// The vault's parts can't be opened.
+    #[error("the vault can't be opened: {0} ({reason})", reason = .0.reason.as_str())]
+    Vault(#[from] Failure),
+    /// The socket, a directory or a file.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The self-check of `dev` found something wrong.
+    #[error("the self-check failed: {0}")]
+    SelfCheck(String),
+}
+
+impl ServerError {
+    fn setting(setting: &'static str, problem: impl std::fmt::Display) -> Self {
+        Self::Setting { setting, problem: problem.to_string() }
+    }
+    fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
+        let what = what.into();
+        move |source| Self::Io { what, source }
+    }
+}
+
+impl From<TlsError> for ServerError {
+    fn from(error: TlsError) -> Self {
+        Self::setting(error.setting, error.problem)
+    }
+}
+
+/// Serves `config` on `socket` until `shutdown`, then drains: NOT_SERVING, no new connections,
+/// streams end, calls in flight finish; then the audit log is flushed and sealed, and the store
+/// closed.
+///
+/// # Errors
+/// When it can't start. Once it serves, it runs to its end.
+pub async fn run(
+    config: Config,
+    socket: TcpListener,
+    shutdown: impl Future<Output = ()>,
+    sources: Sources,
+) -> Result<(), ServerError> {
+    let tls = TlsSource::load(tls_files(&config), Arc::clone(&sources.clock))?;
+    let vault = Vault::open(&config, &sources).await?;
+    let serving = watch::Sender::new(vault.parts.audit.is_writable());
+    let tasks = Tasks::start(&vault, config.tokens.ttl_longest, &serving);
+    let trust = tls.subscribe();
+    tasks.spawn(tls.keep_current());
+
+    let handlers = TaskTracker::new();
+    let listener = match listener(&config, &vault, &sources, (&tasks, &handlers), (&serving, trust)) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tasks.stop(&vault.parts).await;
+            vault.store.close().await;
+            return Err(error);
+        }
+    };
+    serve(listener, socket, shutdown, &tasks, &serving).await;
+
+    handlers.close();
+    if tokio::time::timeout(PATIENCE, handlers.wait()).await.is_err() {
+        tracing::warn!("calls are still running: they are given up");
+    }
+    tasks.stop(&vault.parts).await;
+    vault.store.close().await;
+    Ok(())
+}
+
+/// Everything that answers, put together.
+fn listener(
+    config: &Config,
+    vault: &Vault,
+    sources: &Sources,
+    (tasks, handlers): (&Tasks, &TaskTracker),
+    (serving, trust): (&watch::Sender<bool>, watch::Receiver<Trust>),
+) -> Result<Listener, ServerError> {
+    let Sources { clock, entropy } = sources.clone();
+    let recorder: Arc<dyn Recorder> = Arc::new(vault.parts.audit.clone());
+    let gate = Gate::new(Arc::clone(&recorder), Arc::clone(&clock), handlers.clone());
+    let (not_after, keep_not_after) = services::certificate_expiry(trust.clone());
+    tasks.spawn(keep_not_after);
+    let routes = services::routes(vault, config, &gate, serving.subscribe(), not_after)?;
+    let tokens = Tokens::new(&config.tokens, Arc::clone(&vault.parts.keyring), Arc::clone(&clock));
+    let parts =
+        FrontParts { tokens: Arc::new(tokens), recorder, clock: Arc::clone(&clock), limits: front_limits(config) };
+    Ok(Listener { front: Front::new(routes, parts), trust, limits: connection_limits(config), clock, entropy })
+}
+
+/// Accepts connections until `shutdown`, and waits for those that are open. From then on health
+/// says NOT_SERVING, whatever the audit log says.
+async fn serve(
+    listener: Listener,
+    socket: TcpListener,
+    shutdown: impl Future<Output = ()>,
+    tasks: &Tasks,
+    serving: &watch::Sender<bool>,
+) {
+    let drain = CancellationToken::new();
+    let accepting = tokio::spawn(listener.serve(socket, drain.clone()));
+    tracing::info!("serving");
+    shutdown.await;
+    tracing::info!("draining");
+    tasks.stop_health();
+    serving.send_replace(false);
+    drain.cancel();
+    // A panic of the accept loop has been logged by the hook; there is nothing left to wait for.
+    let _ = accepting.await;
+}
+
+fn tls_files(config: &Config) -> TlsFiles {
+    let tls = &config.tls;
+    TlsFiles {
+        certificate: tls.cert.clone(),
+        key: tls.key.clone(),
+        client_authorities: tls.client_ca.clone(),
+        revocations: tls.crl.clone(),
+    }
+}
+
+fn front_limits(config: &Config) -> FrontLimits {
+    let limits = &config.limits;
+    FrontLimits {
+        calls: limits.calls,
+        streams: limits.streams,
+        token_rate: Rate::new(limits.token_rate),
+        org_rate: Rate::new(limits.org_rate),
+        certificate_rate: Rate::new(limits.certificate_rate),
+    }
+}
+
+fn connection_limits(config: &Config) -> ConnectionLimits {
+    let limits = &config.limits;
+    ConnectionLimits {
+        connections: limits.connections,
+        streams: limits.connection_streams,
+        age: limits.connection_age,
+        grace: limits.drain,
+        ..ConnectionLimits::default()
+    }
+}

@@ -1,0 +1,127 @@
+//! What runs beside the calls, until the server stops.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use tokio::{sync::watch, task::JoinHandle};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{PATIENCE, Store, vault::Vault};
+use crate::{
+    domain::clock::Clock,
+    repository::audit::AuditTasks,
+    service::{Parts, janitor::Janitor},
+};
+
+/// How often health looks whether records can be written.
+const LOOK: Duration = Duration::from_millis(250);
+/// How often the keys are read again, and rotated when it is time.
+const KEYS: Duration = Duration::from_secs(60);
+/// How often expired items are deleted.
+const SWEEP: Duration = Duration::from_secs(60);
+/// The longest that one round of a task may take.
+const ROUND: Duration = Duration::from_secs(10);
+
+/// The tasks of a server that runs.
+#[derive(Debug)]
+pub(super) struct Tasks {
+    tracker: TaskTracker,
+    stop: CancellationToken,
+    stop_health: CancellationToken,
+    sequencer: JoinHandle<()>,
+    stop_sequencer: CancellationToken,
+}
+
+impl Tasks {
+    /// Starts what the vault needs done.
+    pub(super) fn start(vault: &Vault, longest_token_life: Duration, serving: &watch::Sender<bool>) -> Self {
+        let parts = &vault.parts;
+        let stop_sequencer = CancellationToken::new();
+        let sequencer = tokio::spawn(AuditTasks::new(&parts.audit).run(stop_sequencer.clone()));
+        let stop = CancellationToken::new();
+        let stop_health = stop.child_token();
+        let tasks = Self { tracker: TaskTracker::new(), stop, stop_health, sequencer, stop_sequencer };
+        tasks.spawn_until(tasks.stop_health.clone(), health(parts.clone(), serving.clone()));
+        tasks.spawn(keys(parts.clone(), longest_token_life));
+        tasks.spawn(sweep(vault.store.clone(), Arc::clone(&parts.clock)));
+        tasks.spawn(purge(parts.clone(), tasks.stop.clone()));
+        tasks
+    }
+
+    /// Runs `task` until it ends or the server stops.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.spawn_until(self.stop.clone(), task);
+    }
+
+    /// From here on whoever drains says what health is.
+    pub(super) fn stop_health(&self) {
+        self.stop_health.cancel();
+    }
+
+    fn spawn_until(&self, stop: CancellationToken, task: impl Future<Output = ()> + Send + 'static) {
+        self.tracker.spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = task => {}
+            }
+        });
+    }
+
+    /// Ends everything in order: what writes, then the audit log, which is flushed and sealed, then
+    /// what puts the log in order, so that the seals are in it.
+    pub(super) async fn stop(self, parts: &Parts) {
+        self.stop.cancel();
+        self.tracker.close();
+        let ending = async {
+            self.tracker.wait().await;
+            parts.audit.close().await;
+            self.stop_sequencer.cancel();
+            // A panic of it has been logged by the hook.
+            let _ = self.sequencer.await;
+        };
+        if tokio::time::timeout(PATIENCE, ending).await.is_err() {
+            tracing::warn!("the audit log was not sealed in time; the next start seals it");
+        }
+    }
+}
+
+/// Tells health whether records can be written.
+async fn health(parts: Parts, serving: watch::Sender<bool>) {
+    loop {
+        let is_writable = parts.audit.is_writable();
+        serving.send_if_modified(|serving| std::mem::replace(serving, is_writable) != is_writable);
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Takes in what other replicas rotated or withdrew, and rotates when it is time.
+async fn keys(parts: Parts, longest_token_life: Duration) {
+    loop {
+        tokio::time::sleep(KEYS).await;
+        let deadline = parts.clock.deadline(ROUND);
+        match parts.keyring.maintain(&parts.audit, longest_token_life, deadline).await {
+            Ok(Some(kid)) => tracing::info!(kid, "tokens are signed with a new key"),
+            Ok(None) => {}
+            Err(failure) => tracing::warn!(reason = failure.reason.as_str(), "the keys could not be read again"),
+        }
+    }
+}
+
+/// Deletes what has expired.
+async fn sweep(store: Store, clock: Arc<dyn Clock>) {
+    loop {
+        match store.sweep(clock.now()).await {
+            Ok(true) => {}
+            Ok(false) => tokio::time::sleep(SWEEP).await,
+            Err(error) => {
+                tracing::warn!(%error, "expired items could not be deleted");
+                tokio::time::sleep(SWEEP).await;
+            }
+        }
+    }
+}
+
+/// Purges deleted keys, as this boot.
+async fn purge(parts: Parts, stop: CancellationToken) {
+    let holder = parts.audit.boot().to_owned();
+    Janitor::new(parts).run(&holder, stop).await;
+}

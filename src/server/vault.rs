@@ -1,0 +1,72 @@
+//! The parts of an open vault, in the order in which they need each other.
+
+use std::sync::Arc;
+
+use super::{PATIENCE, ServerError, Sources, Store, adapters};
+use crate::{
+    config::Config,
+    domain::{error::Failure, provider::Providers},
+    repository::{
+        audit::{AuditLog, AuditSettings},
+        records::Records,
+    },
+    service::{
+        Parts, keyring::Keyring, mutation::Mutations, page_token::PageTokens, sealing::Sealer, session::Sessions,
+    },
+};
+
+pub(super) struct Vault {
+    pub(super) parts: Parts,
+    pub(super) providers: Arc<Providers>,
+    pub(super) store: Store,
+}
+
+impl Vault {
+    /// Opens the vault in the store.
+    pub(super) async fn open(config: &Config, sources: &Sources) -> Result<Self, ServerError> {
+        let sealer = adapters::sealer(&config.kms, sources)?;
+        let providers = Arc::new(adapters::providers(&config.providers)?);
+        let store = Store::open(&config.store, sources)?;
+        let (clock, entropy) = (Arc::clone(&sources.clock), Arc::clone(&sources.entropy));
+        let deadline = clock.deadline(PATIENCE);
+        let keyring = Keyring::load(store.port(), sealer.clone(), entropy, clock, deadline).await;
+        let keyring = match keyring {
+            Ok(Some(keyring)) => keyring,
+            Ok(None) => return Err(abandon(&store, ServerError::NotInitialised).await),
+            Err(failure) => return Err(abandon(&store, failure.into()).await),
+        };
+        match parts(keyring, sealer, &store, config, sources) {
+            Ok(parts) => Ok(Self { parts, providers, store }),
+            Err(failure) => Err(abandon(&store, failure.into()).await),
+        }
+    }
+}
+
+/// Closes a store that will not be used, and answers why.
+async fn abandon(store: &Store, error: ServerError) -> ServerError {
+    store.close().await;
+    error
+}
+
+/// What every use case works with, on those keys.
+pub(super) fn parts(
+    keyring: Keyring,
+    sealer: Sealer,
+    store: &Store,
+    config: &Config,
+    sources: &Sources,
+) -> Result<Parts, Failure> {
+    let (clock, entropy) = (Arc::clone(&sources.clock), Arc::clone(&sources.entropy));
+    let keyring = Arc::new(keyring);
+    let records = Records::new(store.port(), keyring.records());
+    let settings = AuditSettings {
+        shared_lanes: config.audit.shared_lanes,
+        mutation_lanes: config.audit.mutation_lanes,
+        ..AuditSettings::default()
+    };
+    let audit = AuditLog::open(records.clone(), Arc::clone(&clock), Arc::clone(&entropy), settings)?;
+    let sessions = Sessions::new(records.clone(), Arc::clone(&clock));
+    let mutations = Mutations::new(records.clone(), Arc::clone(&keyring), audit.clone(), Arc::clone(&clock));
+    let pages = Arc::new(PageTokens::new(Arc::clone(&keyring), Arc::clone(&entropy)));
+    Ok(Parts { clock, entropy, records, keyring, sealer, audit, sessions, mutations, pages })
+}

@@ -1,0 +1,250 @@
+//! A page of an organization's events, newest first: what is not indexed yet from the chains, by
+//! time, and then the index down from the position that the first page fixed.
+
+use super::{Event, EventFilter, Source};
+use crate::{
+    domain::{
+        clock::Deadline,
+        error::{Failure, Reason},
+        ids::OrgId,
+    },
+    repository::audit::{
+        batch::{ChainId, place, sequence},
+        index::{self, IndexRow},
+        reader::{self, Unindexed},
+    },
+    store::Order,
+};
+
+/// Index rows whose batches are read at once.
+const ROWS_AT_ONCE: usize = 24;
+/// Index rows, and batches of the chains' ends, that one page looks at; then it is short.
+const LOOKS_MAX: usize = 480;
+/// Days of the index that are asked for at once.
+const DAYS_AT_ONCE: usize = 64;
+
+/// What a page shall hold.
+pub(super) struct Wanted<'a> {
+    pub(super) org: &'a OrgId,
+    pub(super) filter: &'a EventFilter,
+    pub(super) sees: &'a (dyn Fn(&Event) -> bool + Send + Sync),
+    pub(super) most: usize,
+    pub(super) deadline: Deadline,
+}
+
+/// Where a page ended; what its token seals.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub(super) struct Place {
+    /// What is left of the chains' ends.
+    #[prost(message, repeated, tag = "1")]
+    ends: Vec<End>,
+    /// The last day of the index that is left; None: every day.
+    #[prost(uint64, optional, tag = "2")]
+    day: Option<u64>,
+    /// The last position that is left.
+    #[prost(uint64, tag = "3")]
+    position: u64,
+    /// In that position's row, the records below this index are left; None: all.
+    #[prost(uint32, optional, tag = "4")]
+    below: Option<u32>,
+}
+
+/// The part of a chain that is left: `from` <= sequence < `below`.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub(super) struct End {
+    #[prost(string, tag = "1")]
+    chain: String,
+    #[prost(uint64, tag = "2")]
+    from: u64,
+    #[prost(uint64, tag = "3")]
+    below: u64,
+}
+
+/// Up to `wanted.most` events from `at` on (None: from the present end), and where to go on; None
+/// at the end.
+pub(super) async fn page(
+    source: &Source,
+    wanted: &Wanted<'_>,
+    at: Option<Place>,
+) -> Result<(Vec<Event>, Option<Place>), Failure> {
+    let at = match at {
+        Some(at) => at,
+        None => {
+            let snapshot = source.audit.snapshot(wanted.deadline).await?;
+            let ends = snapshot.unindexed.into_iter().map(End::of).collect();
+            Place { ends, day: None, position: snapshot.position, below: None }
+        }
+    };
+    let mut walk = Walk { source, wanted, events: Vec::new(), looks: 0 };
+    let next = match walk.ends(at).await? {
+        Walked::All(place) => walk.index(place).await?,
+        Walked::Until(place) => Some(place),
+    };
+    Ok((walk.events, next))
+}
+
+enum Walked {
+    All(Place),
+    Until(Place),
+}
+
+struct Walk<'a> {
+    source: &'a Source,
+    wanted: &'a Wanted<'a>,
+    events: Vec<Event>,
+    looks: usize,
+}
+
+impl Walk<'_> {
+    /// Takes `event` in; false when the page is full, and the next one begins with it.
+    fn take(&mut self, event: Event) -> bool {
+        if (self.wanted.sees)(&event) {
+            if self.events.len() == self.wanted.most {
+                return false;
+            }
+            self.events.push(event);
+        }
+        true
+    }
+    fn is_tired(&self) -> bool {
+        self.looks >= LOOKS_MAX
+    }
+
+    async fn ends(&mut self, at: Place) -> Result<Walked, Failure> {
+        let mut ends = Vec::new();
+        for end in &at.ends {
+            let chain = ChainId::parse(&end.chain).ok_or(Reason::InvalidPageToken)?;
+            ends.push(Backwards { chain, from: end.from, below: end.below, loaded: Vec::new() });
+        }
+        loop {
+            // Only when each has its newest event in hand is it known which one is the newest.
+            for end in &mut ends {
+                while end.is_wanting() && !self.is_tired() {
+                    end.load(self.source, self.wanted).await?;
+                    self.looks += usize::from(end.loaded.is_empty());
+                }
+            }
+            ends.retain(|end| !end.loaded.is_empty() || end.is_wanting());
+            let place = |ends: &[Backwards]| Place { ends: ends.iter().map(Backwards::end).collect(), ..at.clone() };
+            if ends.is_empty() {
+                return Ok(Walked::All(place(&ends)));
+            }
+            if ends.iter().any(Backwards::is_wanting) {
+                return Ok(Walked::Until(place(&ends)));
+            }
+            let newest = ends.iter_mut().max_by_key(|end| end.loaded.last().map(Event::time));
+            let Some((event, below)) = newest.and_then(|end| Some((end.loaded.pop()?, &mut end.below))) else {
+                return Ok(Walked::Until(place(&ends)));
+            };
+            let sequence = event.sequence;
+            if !self.take(event) {
+                return Ok(Walked::Until(place(&ends)));
+            }
+            *below = sequence;
+        }
+    }
+
+    async fn index(&mut self, mut at: Place) -> Result<Option<Place>, Failure> {
+        let Wanted { org, filter, deadline, .. } = self.wanted;
+        let records = &self.source.records;
+        loop {
+            let days = index::days(records, org, Order::Descending, at.day, DAYS_AT_ONCE, *deadline).await?;
+            let Some(last) = days.last().map(|day| day.day) else { return Ok(None) };
+            for day in days {
+                // A record is indexed after it was made: no day before the start's can hold it. The
+                // clocks of two servers may differ by less than a day.
+                let first = filter.start.map_or(0, |start| u64::try_from(start.day()).unwrap_or_default());
+                if day.day + 1 < first {
+                    return Ok(None);
+                }
+                at.day = Some(day.day);
+                if filter.end.is_some_and(|end| day.from >= end) {
+                    continue;
+                }
+                if let Some(next) = self.day(&mut at, day.day).await? {
+                    return Ok(Some(next));
+                }
+            }
+            match last.checked_sub(1) {
+                Some(before) => at.day = Some(before),
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// Walks what is left of one day; Some: the page ended there.
+    async fn day(&mut self, at: &mut Place, day: u64) -> Result<Option<Place>, Failure> {
+        let Wanted { org, deadline, .. } = self.wanted;
+        let records = &self.source.records;
+        loop {
+            let after = Some(at.position.saturating_add(1));
+            let (rows, is_more) =
+                index::rows(records, org, day, Order::Descending, after, ROWS_AT_ONCE, *deadline).await?;
+            self.looks += rows.len();
+            let places: Vec<_> = rows.iter().map(|row| (row.chain.clone(), row.batch)).collect();
+            let batches = reader::batches(records, &places, *deadline).await?;
+            for (row, batch) in rows.iter().zip(&batches) {
+                let below = at.below.filter(|_| row.position == at.position);
+                for index in left_of(row, below) {
+                    // A forged row may lead to another organization's record: it is not one of ours.
+                    let Some(event) = Event::of(org, batch, index.into(), row.position) else { continue };
+                    if !self.take(event) {
+                        let below = Some(u32::from(index) + 1);
+                        return Ok(Some(Place { position: row.position, below, ..at.clone() }));
+                    }
+                }
+                (at.position, at.below) = (row.position.saturating_sub(1), None);
+            }
+            if !is_more {
+                return Ok(None);
+            }
+            if self.is_tired() {
+                return Ok(Some(at.clone()));
+            }
+        }
+    }
+}
+
+/// The record indexes of `row` below `below`, largest first.
+fn left_of(row: &IndexRow, below: Option<u32>) -> impl Iterator<Item = u16> {
+    row.records.iter().rev().copied().filter(move |index| below.is_none_or(|below| u32::from(*index) < below))
+}
+
+impl End {
+    fn of(unindexed: Unindexed) -> Self {
+        let Unindexed { chain, cut, head } = unindexed;
+        Self { chain: chain.to_string(), from: sequence(cut + 1, 0), below: sequence(head + 1, 0) }
+    }
+}
+
+/// A chain's end, read backwards.
+struct Backwards {
+    chain: ChainId,
+    from: u64,
+    below: u64,
+    /// The organization's events of the batch that is being read, the newest last.
+    loaded: Vec<Event>,
+}
+
+impl Backwards {
+    /// Whether nothing is loaded and something is left.
+    fn is_wanting(&self) -> bool {
+        self.loaded.is_empty() && self.from < self.below
+    }
+    /// Reads the next batch back.
+    async fn load(&mut self, source: &Source, wanted: &Wanted<'_>) -> Result<(), Failure> {
+        let (number, last) = place(self.below.saturating_sub(1));
+        let places = [(self.chain.clone(), number)];
+        for batch in reader::batches(&source.records, &places, wanted.deadline).await? {
+            let indexes = 0..batch.records.len().min(last + 1);
+            self.loaded.extend(indexes.filter_map(|index| Event::of(wanted.org, &batch, index, 0)));
+        }
+        if self.loaded.is_empty() {
+            self.below = sequence(number, 0);
+        }
+        Ok(())
+    }
+    fn end(&self) -> End {
+        End { chain: self.chain.to_string(), from: self.from, below: self.below }
+    }
+}

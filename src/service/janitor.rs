@@ -1,0 +1,173 @@
+//! The janitor: purges deleted keys when their time has come, with a record of each. Which replica
+//! does it, a lease decides.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::{Parts, vault::purge};
+use crate::{
+    domain::{
+        audit::{Action as Done, AuditDraft, Outcome},
+        clock::{Deadline, Timestamp, random},
+        error::{Failure, Reason},
+        ids::KeyName,
+    },
+    repository::{
+        keys::due::{self, Due},
+        lease::{Lease, Role},
+    },
+    store::{Action, Condition, WriteId, Written},
+};
+
+/// How often the janitor looks.
+const PAUSE: Duration = Duration::from_secs(5);
+/// The longest that the work on one key may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How far back it looks when nobody looked before: the longest recovery window and more.
+const FIRST_LOOK_DAYS: i64 = 100;
+/// Rows read at once.
+const PAGE: usize = 50;
+
+/// Purges what is due.
+#[derive(Clone, Debug)]
+pub struct Janitor {
+    parts: Parts,
+}
+
+impl Janitor {
+    /// With these parts.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        Self { parts }
+    }
+
+    /// Looks at the queue now and then until `cancel`, while it has the lease. `holder` is who it
+    /// is taken for: this server's boot.
+    pub async fn run(&self, holder: &str, cancel: CancellationToken) {
+        let mut lease = None;
+        loop {
+            if let Err(failure) = self.round(&mut lease, holder).await {
+                // Whoever was overtaken asks for a new term.
+                lease = None;
+                tracing::warn!(reason = failure.reason.as_str(), "the janitor's round failed");
+            }
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                () = tokio::time::sleep(PAUSE) => {}
+            }
+        }
+    }
+
+    async fn round(&self, lease: &mut Option<Lease>, holder: &str) -> Result<(), Failure> {
+        if lease.is_none() {
+            let Parts { records, entropy, .. } = &self.parts;
+            *lease = Lease::take(records, &**entropy, Role::Janitor, holder, self.deadline()).await?;
+        }
+        let Some(lease) = lease else { return Ok(()) };
+        self.run_once(self.parts.clock.now(), Some(&lease.check())).await.map(|_| ())
+    }
+
+    /// Purges what is due at `now`; `fence` must hold for each write. Answers how many keys went.
+    ///
+    /// # Errors
+    /// STORE_UNAVAILABLE, WRITE_CONFLICT when the fence did not hold, RECORD_REJECTED for the
+    /// janitor's own mark. What else fails for one key is logged and tried again in the next round.
+    pub async fn run_once(&self, now: Timestamp, fence: Option<&Action>) -> Result<u64, Failure> {
+        let mark = due::mark(&self.parts.records, self.deadline()).await?;
+        // The day before stays in sight: a row may be written while its day ends.
+        let last = now.day().saturating_sub(1);
+        let mut done_to = last;
+        let mut purged = 0;
+        for day in mark.map_or(last.saturating_sub(FIRST_LOOK_DAYS), |mark| mark.day)..=now.day() {
+            for bucket in 0..due::BUCKETS {
+                let (gone, is_clean) = self.sweep(day, bucket, now, fence).await?;
+                purged += gone;
+                if !is_clean {
+                    done_to = done_to.min(day);
+                }
+            }
+        }
+        if mark.is_none_or(|mark| mark.day < done_to) {
+            self.write(due::put_mark(&self.parts.records, mark, done_to), fence).await?;
+        }
+        Ok(purged)
+    }
+
+    /// One partition of the queue: how many keys went, and whether nothing due is left.
+    async fn sweep(
+        &self,
+        day: i64,
+        bucket: u8,
+        now: Timestamp,
+        fence: Option<&Action>,
+    ) -> Result<(u64, bool), Failure> {
+        let (mut gone, mut is_clean, mut after) = (0, true, None);
+        loop {
+            let (rows, next) = due::page(&self.parts.records, day, bucket, now, PAGE, after, self.deadline()).await?;
+            for row in rows {
+                match self.purge(&row, now, fence).await {
+                    Ok(true) => gone += 1,
+                    Ok(false) => {}
+                    // The fence did not hold: somebody else is the janitor.
+                    Err(failure) if failure.reason == Reason::WriteConflict => return Err(failure),
+                    Err(failure) => {
+                        is_clean = false;
+                        let (key, reason) = (row.name.to_string(), failure.reason.as_str());
+                        tracing::warn!(key, reason, "a key that is due could not be purged");
+                    }
+                }
+            }
+            after = next;
+            if after.is_none() {
+                return Ok((gone, is_clean));
+            }
+        }
+    }
+
+    async fn purge(&self, row: &Due, now: Timestamp, fence: Option<&Action>) -> Result<bool, Failure> {
+        let draft = draft(&row.name, self.parts.clock.now());
+        let purge = purge::purge(&self.parts, &row.name, Some(&row.uid), now, draft, fence.cloned(), self.deadline());
+        let is_gone = purge.await?;
+        if !is_gone {
+            // Undeleted, or gone before: the row has nothing to say any more.
+            self.write(Action::Delete(row.row.clone(), Condition::Any), fence).await?;
+        }
+        Ok(is_gone)
+    }
+
+    async fn write(&self, action: Action, fence: Option<&Action>) -> Result<(), Failure> {
+        let id = random(&*self.parts.entropy).map_err(|error| Failure::new(Reason::Internal).caused_by(error))?;
+        let actions = [Some(action), fence.cloned()].into_iter().flatten().collect();
+        match self.parts.records.store().write(WriteId(id), actions, self.deadline()).await? {
+            Written::Conflict { .. } => Err(Reason::WriteConflict.into()),
+            // A lost outcome is read again in the next round.
+            Written::Committed | Written::Unknown => Ok(()),
+        }
+    }
+
+    fn deadline(&self) -> Deadline {
+        self.parts.clock.deadline(PATIENCE)
+    }
+}
+
+/// The record of a purge: nobody called.
+fn draft(name: &KeyName, now: Timestamp) -> AuditDraft {
+    AuditDraft {
+        org: name.org.clone(),
+        time: now,
+        action: Done::KeyPurge,
+        outcome: Outcome::Allowed,
+        reason: None,
+        resource: name.to_string(),
+        subject: String::new(),
+        token_id: String::new(),
+        client_identity: String::new(),
+        client_address: String::new(),
+        user_agent: String::new(),
+        purpose: "its purge time has come".to_owned(),
+        trace_id: String::new(),
+        details: std::collections::BTreeMap::new(),
+        revision: 0,
+    }
+}

@@ -1,0 +1,228 @@
+//! What every change of a key has in common: admitted once, remembered by request_id, judged by
+//! etag, tried again when another writer was faster, and committed with its record.
+
+use std::collections::BTreeMap;
+
+use super::{Vault, absent};
+use crate::{
+    authz::permit::Permit,
+    domain::{
+        audit::AuditDraft,
+        error::{Failure, Reason},
+        ids::{Environment, KeyName},
+        key::{self, KeyRecord, Stage, Version},
+        scope::Scope,
+    },
+    repository::keys::{self, StoredKey, StoredVersion, listing},
+    service::{
+        call::Call,
+        mutation::{Idempotency, Mutated, Remembered},
+        session::Access,
+    },
+    store::{Action, Item, ItemKey},
+};
+
+/// How often a change is judged anew because another writer was faster.
+const ATTEMPTS: u32 = 5;
+
+/// Which change of which key is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked<'a> {
+    pub(super) call: &'a Call,
+    pub(super) name: &'a KeyName,
+    pub(super) scope: Scope,
+    pub(super) request_id: &'a str,
+    /// Empty asks for nothing.
+    pub(super) etag: &'a str,
+}
+
+/// How a change begins.
+pub(super) enum Begun<'a> {
+    /// It has not happened yet.
+    Fresh(Box<Edit<'a>>),
+    /// It happened already; the key as it is now, if it still is.
+    Before(Remembered, Option<Box<StoredKey>>),
+}
+
+/// A change under way.
+pub(super) struct Edit<'a> {
+    asked: Asked<'a>,
+    pub(super) permit: Permit,
+    idempotency: Option<Idempotency>,
+    /// The key as it was last read; None: there is none.
+    found: Option<StoredKey>,
+    /// What else was asked for with it.
+    pub(super) more: Vec<Option<Item>>,
+    attempts: u32,
+}
+
+/// What a change writes.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) after: KeyRecord,
+    /// The versions' own records.
+    pub(super) versions: Vec<StoredVersion>,
+    /// The sealed value of the version that is CURRENT after.
+    pub(super) sealed: Option<Vec<u8>>,
+    /// Rows of other kinds.
+    pub(super) rows: Vec<Action>,
+    /// Which version it is about.
+    pub(super) version: Option<u32>,
+    /// What the caller said of it, for the record.
+    pub(super) purpose: String,
+    /// Warning codes, for a replay.
+    pub(super) codes: Vec<String>,
+}
+
+/// How a try ended.
+pub(super) enum Ended {
+    /// It happened; the record as it is now.
+    Done(Box<KeyRecord>),
+    /// Another writer was faster: judge the key anew.
+    Again,
+    /// A concurrent call with the same request_id was first.
+    Before(Remembered),
+}
+
+impl Vault {
+    /// Admits a change and reads its key and `more`.
+    pub(super) async fn begin<'a>(&self, asked: Asked<'a>, more: &[ItemKey]) -> Result<Begun<'a>, Failure> {
+        let Asked { call, name, .. } = asked;
+        call.own(&name.org, Reason::KeyNotFound)?;
+        let idempotency = self.parts.mutations.idempotency(call, &name.org, asked.request_id).await?;
+        let mut needs = vec![keys::meta_key(&name.org, &name.id)];
+        needs.extend(idempotency.as_ref().map(|idempotency| idempotency.key.clone()));
+        needs.extend_from_slice(more);
+        let session = self.parts.sessions.open(call, Access::Resource(asked.scope, name.to_string()), &needs).await?;
+        let mut items = session.items.into_iter();
+        let meta = items.next().flatten();
+        let row = idempotency.as_ref().and_then(|_| items.next().flatten());
+        let found = self.covered(&session.permit, name, meta)?;
+        if let Some(remembered) = self.parts.mutations.prior(idempotency.as_ref(), row)? {
+            return Ok(Begun::Before(remembered, found.map(Box::new)));
+        }
+        let edit = Edit { asked, permit: session.permit, idempotency, found, more: items.collect(), attempts: 0 };
+        Ok(Begun::Fresh(Box::new(edit)))
+    }
+
+    /// Commits `plan` in place of what `edit` found.
+    pub(super) async fn finish(&self, edit: &mut Edit<'_>, plan: Plan) -> Result<Ended, Failure> {
+        let records = &self.parts.records;
+        let record = &plan.after;
+        let name = record.name.clone();
+        let mut actions = vec![keys::put(records, record, plan.sealed)];
+        actions.extend(plan.versions.iter().map(|version| keys::put_version(records, &name, version)));
+        actions.push(listing::put(record));
+        actions.extend(plan.rows);
+        let draft = AuditDraft { purpose: plan.purpose, ..draft(edit.asked.call, record, plan.version) };
+        let remembered = remembered(record, plan.version, plan.codes);
+        match self.commit(edit, remembered, actions, draft).await? {
+            Some(ended) => Ok(ended),
+            None => Ok(Ended::Done(Box::new(KeyRecord { revision: record.revision.saturating_add(1), ..plan.after }))),
+        }
+    }
+
+    /// Commits `actions`, the first of which is the key's record. None: it happened.
+    pub(super) async fn commit(
+        &self,
+        edit: &mut Edit<'_>,
+        remembered: Remembered,
+        actions: Vec<Action>,
+        draft: AuditDraft,
+    ) -> Result<Option<Ended>, Failure> {
+        let (call, idempotency) = (edit.asked.call, edit.idempotency.as_ref());
+        match self.parts.mutations.commit(call, idempotency, remembered, actions, draft).await? {
+            Mutated::Done(_) => Ok(None),
+            Mutated::Replayed(remembered) => Ok(Some(Ended::Before(remembered))),
+            Mutated::Conflict { .. } => {
+                edit.attempts += 1;
+                if edit.attempts >= ATTEMPTS {
+                    return Err(Reason::WriteConflict.into());
+                }
+                edit.found = self.read_again(&edit.permit, edit.asked).await?;
+                Ok(Some(Ended::Again))
+            }
+        }
+    }
+
+    /// The key as it is now.
+    pub(super) async fn read_again(&self, permit: &Permit, asked: Asked<'_>) -> Result<Option<StoredKey>, Failure> {
+        let meta = [keys::meta_key(&asked.name.org, &asked.name.id)];
+        let items = self.parts.records.get(&meta, asked.call.deadline).await?;
+        self.covered(permit, asked.name, super::first(items))
+    }
+
+    /// The plan of a step of the record's own: it names the versions that change, which are read
+    /// to be written again.
+    pub(super) async fn plan(
+        &self,
+        call: &Call,
+        before: StoredKey,
+        after: KeyRecord,
+        changed: Vec<Version>,
+    ) -> Result<Plan, Failure> {
+        let numbers: Vec<_> = changed.iter().map(|version| version.number).collect();
+        let mut versions = keys::versions(&self.parts.records, &before.record, &numbers, call.deadline).await?;
+        for (stored, version) in versions.iter_mut().zip(changed) {
+            if version.stage == Stage::Destroyed {
+                stored.sealed = None;
+            }
+            stored.version = version;
+        }
+        let current = after.current().map(|version| version.number);
+        let sealed = match current {
+            None => None,
+            Some(number) if before.record.current().map(|version| version.number) == Some(number) => before.sealed,
+            Some(number) => {
+                let promoted = versions.iter().find(|stored| stored.version.number == number);
+                Some(promoted.and_then(|stored| stored.sealed.clone()).ok_or(Reason::RecordRejected)?)
+            }
+        };
+        Ok(Plan::new(after, versions, sealed))
+    }
+}
+
+impl<'a> Edit<'a> {
+    pub(super) fn call(&self) -> &'a Call {
+        self.asked.call
+    }
+    /// The key as it was last read, if the etag is still its own.
+    pub(super) fn key(&self) -> Result<StoredKey, Failure> {
+        let found = self.found.clone().ok_or_else(absent)?;
+        key::check_etag(&found.record, self.asked.etag)?;
+        Ok(found)
+    }
+}
+
+impl Plan {
+    pub(super) fn new(after: KeyRecord, versions: Vec<StoredVersion>, sealed: Option<Vec<u8>>) -> Self {
+        Self { after, versions, sealed, rows: Vec::new(), version: None, purpose: String::new(), codes: Vec::new() }
+    }
+}
+
+/// The record of a change that makes `record`, which still has the revision before.
+pub(super) fn draft(call: &Call, record: &KeyRecord, version: Option<u32>) -> AuditDraft {
+    AuditDraft {
+        details: details(record, version),
+        revision: record.revision.saturating_add(1),
+        ..call.draft(record.name.org.clone(), record.full_name())
+    }
+}
+
+/// What the audit log says of a key.
+pub(super) fn details(record: &KeyRecord, version: Option<u32>) -> BTreeMap<&'static str, String> {
+    let mut details = BTreeMap::from([("provider", record.provider.to_string())]);
+    details.extend(record.environment.as_ref().map(Environment::to_string).map(|text| ("environment", text)));
+    details.extend(version.map(|number| ("version", number.to_string())));
+    details
+}
+
+/// What is kept of a change that makes `record`, which still has the revision before.
+pub(super) fn remembered(record: &KeyRecord, version: Option<u32>, codes: Vec<String>) -> Remembered {
+    Remembered {
+        resource: record.full_name(),
+        revision: record.revision.saturating_add(1),
+        numbers: version.map(|number| ("version".to_owned(), i64::from(number))).into_iter().collect(),
+        codes,
+    }
+}

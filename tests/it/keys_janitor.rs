@@ -1,0 +1,90 @@
+//! The janitor: deleted keys go when their time has come, with a record, and not before.
+
+use std::time::Duration;
+
+use ibyok::{
+    domain::error::Reason,
+    repository::lease::{Lease, Role},
+    service::janitor::Janitor,
+};
+
+use crate::keys::{GROQ, Setting, add, create, name, new_key, reason, retrieve, setting};
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+async fn deleted(days: u32) -> Setting {
+    let setting = setting().await;
+    let Setting { vault, org, admin, .. } = &setting;
+    create(vault, admin, new_key(org, "k", GROQ)).await.unwrap();
+    add(vault, admin, "k", "gsk_second").await.unwrap();
+    let call = admin.call("DeleteKey");
+    vault.delete_key(&call, &name(org, "k"), Some(DAY * days), false, "", "").await.unwrap();
+    setting
+}
+
+async fn round(setting: &Setting) -> u64 {
+    let janitor = Janitor::new(setting.fixture.parts.clone());
+    janitor.run_once(setting.fixture.parts.clock.now(), None).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_key_is_purged_at_its_time_with_a_record_and_not_before() {
+    let setting = deleted(30).await;
+    let Setting { fixture, vault, org, admin } = &setting;
+    assert_eq!(round(&setting).await, 0);
+    fixture.clock.advance(DAY * 30 - Duration::from_secs(5));
+    assert_eq!(round(&setting).await, 0);
+    assert_eq!(reason(retrieve(vault, admin, "k").await), Reason::KeyDeleted);
+    fixture.clock.advance(Duration::from_secs(10));
+    assert_eq!(
+        reason(retrieve(vault, admin, "k").await),
+        Reason::KeyNotFound,
+        "as good as absent before the janitor comes"
+    );
+    assert_eq!(round(&setting).await, 1);
+    assert!(fixture.partition("O#acme#K#k").is_empty());
+    assert!(fixture.partition("O#acme#FP").is_empty());
+    assert!(fixture.partition("O#acme#KEYS").is_empty());
+    assert!(!fixture.memory().dump().iter().any(|item| item.key.partition.starts_with("DUE#")));
+    let purged = fixture.recorded("key.purge");
+    assert_eq!((purged.len(), purged[0].resource.as_str()), (1, "orgs/acme/keys/k"));
+    assert_eq!(round(&setting).await, 0);
+    create(vault, admin, new_key(org, "k", GROQ)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_janitor_that_was_away_for_weeks_finds_what_it_missed() {
+    let setting = deleted(1).await;
+    round(&setting).await;
+    setting.fixture.clock.advance(DAY * 40);
+    assert_eq!(round(&setting).await, 1);
+}
+
+#[tokio::test]
+async fn an_undeleted_key_is_left_alone_whatever_the_queue_says() {
+    let setting = deleted(1).await;
+    let Setting { fixture, vault, org, admin } = &setting;
+    let rows = || fixture.memory().dump().into_iter().filter(|item| item.key.partition.starts_with("DUE#"));
+    let row = rows().next().unwrap();
+    vault.undelete_key(&admin.call("UndeleteKey"), &name(org, "k"), "").await.unwrap();
+    assert_eq!(rows().count(), 0);
+    fixture.memory().tamper(row);
+    fixture.clock.advance(DAY * 2);
+    assert_eq!(round(&setting).await, 0);
+    assert_eq!(rows().count(), 0, "a row that says nothing any more is swept");
+    assert_eq!(reason(retrieve(vault, admin, "k").await), Reason::KeyDisabled);
+}
+
+#[tokio::test]
+async fn a_janitor_that_was_overtaken_purges_nothing() {
+    let setting = deleted(1).await;
+    let parts = &setting.fixture.parts;
+    let take = || Lease::take(&parts.records, &*parts.entropy, Role::Janitor, "boot", setting.fixture.deadline());
+    let old = take().await.unwrap().unwrap();
+    let new = take().await.unwrap().unwrap();
+    setting.fixture.clock.advance(DAY * 2);
+    let (janitor, now) = (Janitor::new(parts.clone()), parts.clock.now());
+    assert_eq!(reason(janitor.run_once(now, Some(&old.check())).await), Reason::WriteConflict);
+    assert!(setting.fixture.recorded("key.purge").is_empty());
+    assert_eq!(janitor.run_once(now, Some(&new.check())).await.unwrap(), 1);
+}

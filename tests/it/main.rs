@@ -1,0 +1,44 @@
+//! The integration tests: one binary, real parts.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    unreachable_pub,
+    reason = "a test fails by panicking"
+)]
+
+mod architecture;
+mod audit_record;
+mod audit_sqlite;
+mod authorization;
+mod bad_input;
+mod canary;
+mod contract;
+mod crash;
+mod dice;
+mod documents;
+mod edge_dev;
+mod edge_server;
+mod edge_tls;
+mod envelope;
+mod fixture;
+mod harness;
+mod hostile;
+mod isolation;
+mod keys;
+mod keys_janitor;
+mod keys_list;
+mod keys_retrieve;
+mod keys_rotate;
+mod keys_wire;
+mod kms_conformance;
+mod lifecycle;
+mod records;
+mod store_conformance;
+mod tamper;
+mod tokens;
+mod trace;
+mod wire;

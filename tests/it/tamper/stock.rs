@@ -1,0 +1,238 @@
+//! A vault that holds some of everything, stopped; and its database, read and changed behind the
+//! vault's back.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use ibyok::{
+    domain::{
+        clock::{Clock, Deadline, SystemClock, SystemEntropy},
+        error::Failure,
+    },
+    grpc::pb,
+    kms::local::LocalKeyWrapper,
+    repository::records::Records,
+    service::{keyring::Keyring, sealing::Sealer},
+    store::{Item, ItemKey, ItemStore, sqlite::SqliteStore},
+};
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use crate::harness::{Caller, Home, ORG, Vault};
+
+/// The second organization of the stock.
+pub const OTHER: &str = "other";
+/// Who administers it.
+pub const OTHER_ADMIN: &str = "spiffe://ibyok.test/other-admin";
+/// A subject whose token has few uses.
+pub const LIMITED: &str = "spiffe://ibyok.test/limited";
+
+/// A made-up key of OpenAI's shape.
+pub fn openai(mark: &str) -> String {
+    format!("sk-proj-{mark:A<58}T3BlbkFJ{mark:b<58}")
+}
+
+/// Stores a key whose first version is CURRENT.
+pub async fn create(caller: &Caller, id: &str, secret: &str) -> pb::Key {
+    let request = pb::CreateKeyRequest {
+        key_id: id.to_owned(),
+        secret: Some(pb::SecretValue { text: secret.to_owned() }),
+        provider: "openai".to_owned(),
+        models: vec!["gpt-4o".to_owned()],
+        request_id: format!("create-{id}-{}", &secret[8..20]),
+        ..Default::default()
+    };
+    caller.keys().create_key(request).await.unwrap().into_inner().key.unwrap()
+}
+
+/// Adds a version; promotes it where asked to.
+pub async fn rotate(caller: &Caller, id: &str, secret: &str, promote: bool) {
+    let secret = Some(pb::SecretValue { text: secret.to_owned() });
+    let add = pb::AddKeyVersionRequest { name: id.to_owned(), secret, ..Default::default() };
+    caller.keys().add_key_version(add).await.unwrap();
+    if promote {
+        let promote = pb::PromoteKeyVersionRequest {
+            name: id.to_owned(),
+            allow_unverified: true,
+            grace: Some(prost_types::Duration { seconds: 86_400, nanos: 0 }),
+            ..Default::default()
+        };
+        caller.keys().promote_key_version(promote).await.unwrap();
+    }
+}
+
+pub async fn retrieve(caller: &Caller, name: &str) -> Result<pb::RetrieveKeyResponse, tonic::Status> {
+    let request = pb::RetrieveKeyRequest { name: name.to_owned(), ..Default::default() };
+    caller.keys().retrieve_key(request).await.map(tonic::Response::into_inner)
+}
+
+/// A grant of those scopes on the whole organization.
+pub fn grant(scopes: &[&str]) -> pb::Grant {
+    pb::Grant { scopes: scopes.iter().map(|&scope| scope.to_owned()).collect(), ..Default::default() }
+}
+
+/// Fills a vault with some of everything.
+pub async fn fill(vault: &Vault) {
+    let (admin, operator) = (vault.admin().await, vault.operator().await);
+    let org =
+        pb::CreateOrgRequest { org_id: OTHER.to_owned(), admin_identity: OTHER_ADMIN.to_owned(), ..Default::default() };
+    operator.admin().create_org(org).await.unwrap();
+    let other = vault.exchange(OTHER_ADMIN, OTHER).await;
+
+    for (caller, mark) in [(&admin, "one"), (&other, "two")] {
+        create(caller, "openai", &openai(&format!("{mark}1"))).await;
+        rotate(caller, "openai", &openai(&format!("{mark}2")), true).await;
+        rotate(caller, "openai", &openai(&format!("{mark}3")), false).await;
+        create(caller, "spare", &openai(&format!("{mark}4"))).await;
+        retrieve(caller, "openai").await.unwrap();
+    }
+    let local = pb::CreateKeyRequest {
+        key_id: "local".to_owned(),
+        provider: "ollama".to_owned(),
+        base_url: "http://localhost:11434".to_owned(),
+        ..Default::default()
+    };
+    admin.keys().create_key(local).await.unwrap();
+    create(&admin, "gone", &openai("gone")).await;
+    let delete = pb::DeleteKeyRequest { name: "gone".to_owned(), ..Default::default() };
+    admin.keys().delete_key(delete).await.unwrap();
+    create(&admin, "holed", &openai("holed1")).await;
+    rotate(&admin, "holed", &openai("holed2"), true).await;
+    let hole = format!("orgs/{ORG}/keys/holed/versions/1");
+    let destroy = pb::DestroyKeyVersionRequest { name: hole.clone(), confirm: hole, ..Default::default() };
+    admin.keys().destroy_key_version(destroy).await.unwrap();
+
+    let issue = pb::IssueTokenRequest {
+        subject: "limited".to_owned(),
+        grants: vec![grant(&["keys:read"])],
+        uses_max: 9,
+        ..Default::default()
+    };
+    let limited = vault.issue(&admin, LIMITED, issue).await;
+    retrieve(&limited, "openai").await.unwrap();
+    // A refusal is a record, too.
+    retrieve(&limited, "absent").await.unwrap_err();
+    until_used(&admin, "openai").await;
+}
+
+/// Waits until the projection of last uses has reached `key`: then the log is in order and indexed
+/// up to its retrieval.
+pub async fn until_used(caller: &Caller, key: &str) {
+    loop {
+        let request = pb::GetKeyRequest { name: key.to_owned() };
+        let key = caller.keys().get_key(request).await.unwrap().into_inner().key.unwrap();
+        if key.last_used_time.is_some() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A stopped vault's database: through the store as the vault has it, and raw.
+pub struct Opened {
+    pub store: Arc<SqliteStore>,
+    pub records: Records,
+    pub sealer: Sealer,
+    pub raw: Raw,
+}
+
+impl Opened {
+    pub async fn of(home: &Home) -> Self {
+        let path = home.path().join("vault.db");
+        let clock = Arc::new(SystemClock);
+        let store = Arc::new(SqliteStore::open(&path, clock.clone()).unwrap());
+        let entropy = Arc::new(SystemEntropy);
+        let wrapper = LocalKeyWrapper::from_file(&home.path().join("master.keys"), entropy.clone()).unwrap();
+        let sealer = Sealer::new(Arc::new(wrapper), entropy.clone());
+        let port: Arc<dyn ItemStore> = store.clone();
+        let keyring = Keyring::load(port.clone(), sealer.clone(), entropy, clock, soon()).await.unwrap().unwrap();
+        Self { store, records: Records::new(port, keyring.records()), sealer, raw: Raw::open(path) }
+    }
+
+    /// The item as the vault reads it, its MAC not looked at.
+    pub async fn item(&self, row: &Row) -> Item {
+        let keys = [row.key()];
+        self.store.get(&keys, soon()).await.unwrap().pop().flatten().unwrap()
+    }
+
+    /// What the vault says to a record that it needs.
+    pub async fn verify(&self, key: &ItemKey) -> Result<(), Failure> {
+        self.records.get_verified(key.clone(), soon()).await.map(|found| assert!(found.is_some(), "{key:?}"))
+    }
+}
+
+pub fn soon() -> Deadline {
+    SystemClock.deadline(Duration::from_secs(60))
+}
+
+/// One row of the table, byte for byte.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    pub partition: String,
+    pub sort: String,
+    pub revision: i64,
+    pub expires: Option<i64>,
+    pub sealed: Option<Vec<u8>>,
+    pub mac: Option<Vec<u8>>,
+    pub attributes: Vec<u8>,
+}
+
+impl Row {
+    pub fn key(&self) -> ItemKey {
+        ItemKey::new(&self.partition, &self.sort)
+    }
+}
+
+/// The database's writer, who has no key: plain SQL on the vault's file.
+pub struct Raw(Connection);
+
+impl Raw {
+    pub fn open(path: PathBuf) -> Self {
+        let connection = Connection::open(path).unwrap();
+        connection.busy_timeout(Duration::from_secs(10)).unwrap();
+        // What this writer does need not outlive the machine.
+        connection.pragma_update(None, "synchronous", "OFF").unwrap();
+        Self(connection)
+    }
+
+    pub fn rows(&self) -> Vec<Row> {
+        let sql = "SELECT partition, sort, revision, expires, sealed, mac, attributes FROM items";
+        let mut statement = self.0.prepare(sql).unwrap();
+        let rows = statement.query_map((), row).unwrap();
+        rows.map(Result::unwrap).collect()
+    }
+
+    pub fn find(&self, partition: &str, sort: &str) -> Option<Row> {
+        let sql = "SELECT partition, sort, revision, expires, sealed, mac, attributes FROM items \
+                   WHERE partition = ?1 AND sort = ?2";
+        self.0.query_row(sql, (partition, sort), row).optional().unwrap()
+    }
+
+    /// The row, which must be there.
+    pub fn row(&self, partition: &str, sort: &str) -> Row {
+        self.find(partition, sort).unwrap_or_else(|| panic!("no item {partition} / {sort}"))
+    }
+
+    pub fn put(&self, row: &Row) {
+        let sql = "INSERT OR REPLACE INTO items (partition, sort, revision, expires, sealed, mac, attributes) \
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+        let Row { partition, sort, revision, expires, sealed, mac, attributes } = row;
+        let values = params![partition, sort, revision, expires, sealed, mac, attributes];
+        self.0.prepare_cached(sql).unwrap().execute(values).unwrap();
+    }
+
+    pub fn delete(&self, partition: &str, sort: &str) {
+        let sql = "DELETE FROM items WHERE partition = ?1 AND sort = ?2";
+        assert_eq!(self.0.execute(sql, (partition, sort)).unwrap(), 1, "no item {partition} / {sort}");
+    }
+}
+
+fn row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
+    Ok(Row {
+        partition: row.get(0)?,
+        sort: row.get(1)?,
+        revision: row.get(2)?,
+        expires: row.get(3)?,
+        sealed: row.get(4)?,
+        mac: row.get(5)?,
+        attributes: row.get(6)?,
+    })
+}
