@@ -7,7 +7,7 @@ use super::{exchange::ExchangePermit, permit::Permit};
 use crate::domain::{
     clock::Timestamp,
     error::{Failure, Reason},
-    token::{Grant, TokenMode},
+    token::{Grant, TokenMode, TokenRecord},
 };
 
 /// What somebody holds and may hand on.
@@ -79,6 +79,16 @@ impl<'a> Holding<'a> {
             None => Ok(()),
         }
     }
+    /// Lets a token through that was made before, if its holder could be given it now: no wider,
+    /// in that mode, and ending no later.
+    ///
+    /// # Errors
+    /// GRANT_TOO_WIDE.
+    pub fn gives(&self, token: &TokenRecord) -> Result<(), Failure> {
+        self.permits("grants", &token.grants)?;
+        self.mode(Some(token.mode))?;
+        if token.max_expires > self.expires { Err(too_wide("max_ttl")) } else { Ok(()) }
+    }
 }
 
 /// GRANT_TOO_WIDE, naming the field.
@@ -98,7 +108,7 @@ pub fn is_within(child: &Grant, held: &Grant) -> bool {
 }
 
 /// Whether each of `inner` lies in one of `outer`, where an empty list means any.
-fn is_subset<T>(inner: &[T], outer: &[T], lies_in: impl Fn(&T, &T) -> bool) -> bool {
+pub(super) fn is_subset<T>(inner: &[T], outer: &[T], lies_in: impl Fn(&T, &T) -> bool) -> bool {
     outer.is_empty() || (!inner.is_empty() && inner.iter().all(|one| outer.iter().any(|other| lies_in(one, other))))
 }
 

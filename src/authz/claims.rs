@@ -2,9 +2,10 @@
 
 use crate::domain::{
     clock::Timestamp,
+    error::Reason,
     ids::{OrgId, Subject, TokenId},
     scope::Scope,
-    token::{Confirmation, TokenMode},
+    token::{Confirmation, TokenMode, TokenRecord, grants_sha256},
 };
 
 /// The claims of a token whose signature, times and binding held.
@@ -36,4 +37,31 @@ pub struct Claims {
     pub is_use_limited: bool,
     /// The header's `kid`.
     pub signing_key: String,
+}
+
+impl Claims {
+    /// Whether they are those of this record: signed for it, and by a key that it knows.
+    #[must_use]
+    pub fn are_of(&self, token: &TokenRecord) -> bool {
+        self.token_id == token.id
+            && self.org == token.org
+            && self.subject == token.subject
+            && self.mode == token.mode
+            && self.parent == token.parent
+            && self.confirmation == token.confirmation
+            && self.is_use_limited == token.uses_max.is_some()
+            && self.grants_sha256 == grants_sha256(&token.grants)
+            && token.signing_keys.contains(&self.signing_key)
+    }
+    /// Why this copy of the token is not good at `now` by its own times; None: it is.
+    #[must_use]
+    pub fn untimely(&self, now: Timestamp) -> Option<Reason> {
+        if now < self.not_before {
+            Some(Reason::TokenNotYetValid)
+        } else if now >= self.expires {
+            Some(Reason::TokenExpired)
+        } else {
+            None
+        }
+    }
 }

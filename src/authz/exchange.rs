@@ -8,7 +8,7 @@ use crate::domain::{
     error::{Failure, Reason},
     ids::{BindingId, OrgId, Subject, TokenId},
     principal::Peer,
-    token::{Epoch, Grant, TokenMode},
+    token::{Confirmation, Epoch, Grant, TokenMode},
 };
 
 /// Who wants to enter an organization.
@@ -18,7 +18,7 @@ pub enum Assertion<'a> {
     Certificate {
         /// Whose.
         peer: &'a Peer,
-        /// The organization's bindings.
+        /// The organization's bindings, or those of them that can matter.
         bindings: &'a [Binding],
         /// Which of them is meant, where several match.
         choice: Option<&'a BindingId>,
@@ -36,6 +36,7 @@ pub struct ExchangePermit {
     subject: Subject,
     grants: Vec<Grant>,
     mode: TokenMode,
+    confirmation: Confirmation,
     expires: Timestamp,
     issued_by: String,
     parent: Option<TokenId>,
@@ -87,6 +88,7 @@ fn by_binding(
         subject: Subject::parse("certificate", identity).map_err(|_| Reason::ExchangeRefused)?,
         grants: binding.grants.clone(),
         mode: binding.mode,
+        confirmation: Confirmation::Identity(identity.clone()),
         expires: now.plus(binding.ttl_max),
         issued_by: format!("orgs/{org}/bindings/{}", binding.id),
         parent: None,
@@ -105,6 +107,7 @@ fn by_token(org: &OrgId, evidence: Evidence<'_>) -> Result<ExchangePermit, Failu
         subject: token.subject.clone(),
         grants: token.grants.clone(),
         mode: token.mode,
+        confirmation: token.confirmation.clone(),
         expires: ends,
         issued_by: token.subject.to_string(),
         parent: Some(token.id.clone()),
@@ -132,6 +135,12 @@ impl ExchangePermit {
     #[must_use]
     pub fn mode(&self) -> TokenMode {
         self.mode
+    }
+    /// What the new token is bound to: the identity that matched, which outlives the certificate's
+    /// renewal; for a token, what that one is bound to.
+    #[must_use]
+    pub fn confirmation(&self) -> &Confirmation {
+        &self.confirmation
     }
     /// The latest end of the new token, renewals included.
     #[must_use]

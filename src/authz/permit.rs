@@ -2,6 +2,7 @@
 //! that were read for this very call; a claim alone admits nobody.
 
 use super::{
+    attenuation::is_subset,
     claims::Claims,
     standing::{Standing, standing},
     verifier::is_bound_to,
@@ -13,7 +14,7 @@ use crate::domain::{
     key::Labels,
     principal::Peer,
     scope::Scope,
-    token::{Epoch, Grant, SubjectRecord, TokenMode, TokenRecord, grants_sha256},
+    token::{Epoch, Grant, SubjectRecord, TokenMode, TokenRecord},
 };
 
 /// What a call asks to do.
@@ -22,6 +23,9 @@ pub enum Access {
     /// `scope` on the resource of this full name: decided before it is looked at. A name that ends
     /// with `/*` asks for the whole collection.
     Resource(Scope, String),
+    /// [`Self::Resource`], where it is known to have neither environment nor labels, so that a
+    /// grant that demands one does not cover it: a collection, an organization, the server.
+    Plain(Scope, String),
     /// Any one of these scopes on the resource of this full name; see [`Permit::covers_with`].
     AnyOf(&'static [Scope], String),
     /// `scope` on whatever of a collection the grants cover; each item is asked by
@@ -77,7 +81,7 @@ pub fn admit(evidence: Evidence<'_>, access: &Access) -> Result<Permit, Failure>
 pub(super) fn present(evidence: Evidence<'_>) -> Result<(&TokenRecord, Timestamp), Failure> {
     let Evidence { claims, peer, now, .. } = evidence;
     let token = evidence.token.ok_or(Reason::TokenRevoked)?;
-    if !is_of(claims, token) {
+    if !claims.are_of(token) {
         return Err(Reason::TokenMalformed.into());
     }
     if !is_bound_to(&token.confirmation, &peer.certificate) {
@@ -91,33 +95,17 @@ pub(super) fn present(evidence: Evidence<'_>) -> Result<(&TokenRecord, Timestamp
         Standing::Revoked(_) => return Err(Reason::TokenRevoked.into()),
         Standing::Expired => return Err(Reason::TokenExpired.into()),
     }
-    if now < claims.not_before {
-        return Err(Reason::TokenNotYetValid.into());
-    }
-    if now >= claims.expires {
-        return Err(Reason::TokenExpired.into());
+    if let Some(reason) = claims.untimely(now) {
+        return Err(reason.into());
     }
     let parent_ends = evidence.parent.map_or(token.expires, |parent| parent.expires);
     Ok((token, token.expires.min(parent_ends).min(claims.expires)))
 }
 
-/// Whether the claims are those of this record: signed for it, and by a key that it knows.
-fn is_of(claims: &Claims, token: &TokenRecord) -> bool {
-    claims.token_id == token.id
-        && claims.org == token.org
-        && claims.subject == token.subject
-        && claims.mode == token.mode
-        && claims.parent == token.parent
-        && claims.confirmation == token.confirmation
-        && claims.is_use_limited == token.uses_max.is_some()
-        && claims.grants_sha256 == grants_sha256(&token.grants)
-        && token.signing_keys.contains(&claims.signing_key)
-}
-
 /// Which of `grants` satisfy the access alone.
 fn decide(grants: &[Grant], peer: &Peer, access: &Access) -> Result<Vec<usize>, Failure> {
     let (scopes, resource): (&[Scope], _) = match access {
-        Access::Resource(scope, name) => (std::slice::from_ref(scope), Some(name)),
+        Access::Resource(scope, name) | Access::Plain(scope, name) => (std::slice::from_ref(scope), Some(name)),
         Access::AnyOf(scopes, name) => (scopes, Some(name)),
         Access::Collection(scope) => (std::slice::from_ref(scope), None),
         Access::Identity => return Ok((0..grants.len()).collect()),
@@ -135,6 +123,9 @@ fn decide(grants: &[Grant], peer: &Peer, access: &Access) -> Result<Vec<usize>, 
         Some(name) => grant.resources.iter().any(|pattern| pattern.matches(name)),
         None => !grant.resources.is_empty(),
     });
+    if matches!(access, Access::Plain(..)) {
+        left.retain(|(_, grant)| grant.environments.is_empty() && grant.labels.is_empty());
+    }
     if left.is_empty() {
         return Err(Reason::ResourceNotGranted.into());
     }
@@ -206,6 +197,24 @@ impl Permit {
         labels: &Labels,
     ) -> bool {
         self.grants().any(|grant| grant.scopes.contains(&scope) && grant_covers(grant, resource, environment, labels))
+    }
+    /// Whether labels `after` instead of `before` would let the token do to this resource what it
+    /// could not: some scope, or some scope from some network. Every grant counts, whether this
+    /// call needed it or not: who writes labels must not open with them what another grant guards.
+    #[must_use]
+    pub fn gains(&self, resource: &str, environment: Option<&Environment>, before: &Labels, after: &Labels) -> bool {
+        let grants = &self.token.grants;
+        let had = |gained: &Grant, scope: &Scope| {
+            grants.iter().any(|grant| {
+                grant.scopes.contains(scope)
+                    && grant_covers(grant, resource, environment, before)
+                    && is_subset(&gained.client_cidrs, &grant.client_cidrs, |inner, outer| outer.contains(inner))
+            })
+        };
+        grants
+            .iter()
+            .filter(|grant| grant_covers(grant, resource, environment, after))
+            .any(|grant| !grant.scopes.iter().all(|scope| had(grant, scope)))
     }
 }
 

@@ -123,12 +123,8 @@ pub fn is_bound_to(confirmation: &Confirmation, certificate: &ClientCertificate)
 fn objection(claims: &Claims, certificate: &ClientCertificate, now: Timestamp) -> Option<Reason> {
     if !is_bound_to(&claims.confirmation, certificate) {
         Some(Reason::TokenCertificateMismatch)
-    } else if now < claims.not_before {
-        Some(Reason::TokenNotYetValid)
-    } else if now >= claims.expires {
-        Some(Reason::TokenExpired)
     } else {
-        None
+        claims.untimely(now)
     }
 }
 

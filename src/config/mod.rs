@@ -124,7 +124,7 @@ pub struct LimitConfig {
     pub token_rate: u32,
     /// `org_rate`: calls a second of one organization.
     pub org_rate: u32,
-    /// `certificate_rate`: calls a second without a token from one certificate.
+    /// `certificate_rate`: calls a second without a verified token from one certificate.
     pub certificate_rate: u32,
     /// `drain`: how long a server that shuts down waits for its calls.
     pub drain: Duration,

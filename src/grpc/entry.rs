@@ -11,10 +11,11 @@ use std::{
 use http::HeaderMap;
 use tokio_util::sync::CancellationToken;
 
+use super::layers::Place;
 use crate::{
     authz::{claims::Claims, methods::Method},
     domain::{
-        audit::{AuditDraft, Outcome},
+        audit::{Action, AuditDraft, Outcome},
         clock::{Clock, Timestamp},
         error::{Class, Failure, Reason},
         ids::OrgId,
@@ -79,6 +80,8 @@ pub struct Entry {
     pub time: Timestamp,
     /// What `grpc-timeout` says.
     pub timeout: Option<Duration>,
+    /// Its place among those that run.
+    pub(super) place: Option<Arc<Place>>,
 }
 
 impl Entry {
@@ -94,6 +97,7 @@ impl Entry {
             trace_id: trace_id(text("traceparent")).unwrap_or_default().to_owned(),
             time,
             timeout: timeout(text("grpc-timeout")),
+            place: None,
         }
     }
     /// How long the caller waits for an answer, or for a stream to open.
@@ -136,12 +140,17 @@ pub fn record(recorder: &dyn Recorder, clock: &dyn Clock, entry: &Entry, resourc
         return;
     }
     log(entry, failure);
-    if failure.is_recorded() {
+    // A flood without a verified token must not become a flood of records.
+    let is_flood = failure.reason == Reason::RateLimited && entry.claims.is_none();
+    if is_flood || failure.is_recorded() {
         return;
     }
     let outcome = match failure.reason.class() {
-        Class::InvalidArgument | Class::Unimplemented => return,
-        Class::Unauthenticated
+        // Who asks for a token is recorded whatever comes of it.
+        Class::InvalidArgument | Class::Unimplemented if entry.method.action != Action::TokenExchange => return,
+        Class::InvalidArgument
+        | Class::Unimplemented
+        | Class::Unauthenticated
         | Class::PermissionDenied
         | Class::NotFound
         | Class::FailedPrecondition

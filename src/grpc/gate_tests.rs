@@ -128,6 +128,18 @@ async fn refusals_and_failures_are_recorded_and_bad_input_is_not() {
 }
 
 #[tokio::test]
+async fn whoever_asks_for_a_token_is_recorded_even_with_bad_input() {
+    for reason in [Reason::InvalidField, Reason::NotImplemented] {
+        let Bench { gate, notes, .. } = bench();
+        let asked = request(entry("/ibyok.v1.Tokens/ExchangeToken", &[]), pb::ExchangeTokenRequest::default());
+        let refused = gate.unary(asked, move |_, _| async move { Err::<(), _>(Failure::new(reason)) });
+        assert_eq!(reason_of(&refused.await.unwrap_err()), reason.as_str());
+        let noted = notes.take();
+        assert_eq!((noted[0].outcome, noted[0].reason), (Outcome::Denied, Some(reason)));
+    }
+}
+
+#[tokio::test]
 async fn what_has_its_record_gets_no_second_one() {
     let Bench { gate, notes, .. } = bench();
     let failed = gate.unary(request(entry(RETRIEVE, &[]), retrieve()), |_, _| async {
@@ -157,7 +169,9 @@ async fn a_handler_runs_to_its_end_when_its_caller_goes() {
     let Bench { gate, notes, tasks } = bench();
     let (started, is_started) = oneshot::channel();
     let (go_on, may_go_on) = oneshot::channel::<()>();
-    let answer = gate.unary(request(entry(RETRIEVE, &[]), retrieve()), |_, _| async move {
+    let request = request(entry(RETRIEVE, &[]), retrieve());
+    let kept = Arc::downgrade(request.extensions().get::<Arc<Entry>>().unwrap());
+    let answer = gate.unary(request, |_, _| async move {
         started.send(()).unwrap();
         may_go_on.await.unwrap();
         Err::<(), Failure>(Reason::KeyDisabled.into())
@@ -168,6 +182,7 @@ async fn a_handler_runs_to_its_end_when_its_caller_goes() {
         started = is_started => started.unwrap(),
     }
     drop(answer);
+    assert!(kept.upgrade().is_some(), "and with it the call's place");
     go_on.send(()).unwrap();
     tasks.close();
     tasks.wait().await;

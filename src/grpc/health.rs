@@ -13,7 +13,7 @@ use tonic_health::pb::{
     health_server::{Health, HealthServer},
 };
 
-use super::entry::Connection;
+use super::{MESSAGE_MAX, entry::Connection};
 
 /// Whether calls are served now; the composition root tells it.
 pub type Serving = watch::Sender<bool>;
@@ -22,7 +22,7 @@ pub type Serving = watch::Sender<bool>;
 /// name).
 #[must_use]
 pub fn service(names: &'static [&'static str], serving: watch::Receiver<bool>) -> HealthServer<impl Health> {
-    HealthServer::new(Reports { names, serving })
+    HealthServer::new(Reports { names, serving }).max_decoding_message_size(MESSAGE_MAX)
 }
 
 #[derive(Debug)]

@@ -43,6 +43,9 @@ pub mod pb {
     }
 }
 
+/// The largest message that is taken, in bytes. Import and restore, which take more, are not built yet.
+pub const MESSAGE_MAX: usize = 64 << 10;
+
 /// The serialized descriptor set of the contract, comments included: reflection serves it, tests
 /// walk it.
 pub const DESCRIPTOR_SET: &[u8] = tonic::include_file_descriptor_set!("ibyok.v1");

@@ -4,14 +4,17 @@
 use tonic::service::Routes;
 use tonic_reflection::server::Builder;
 
-use super::DESCRIPTOR_SET;
+use super::{DESCRIPTOR_SET, MESSAGE_MAX};
 
 /// `routes` with both reflection services.
 ///
 /// # Errors
 /// When a descriptor set does not parse: a defect of the build.
 pub fn add_to(routes: Routes) -> Result<Routes, tonic_reflection::server::Error> {
-    Ok(routes.add_service(builder().build_v1()?).add_service(builder().build_v1alpha()?))
+    let (v1, v1alpha) = (builder().build_v1()?, builder().build_v1alpha()?);
+    Ok(routes
+        .add_service(v1.max_decoding_message_size(MESSAGE_MAX))
+        .add_service(v1alpha.max_decoding_message_size(MESSAGE_MAX)))
 }
 
 fn builder<'b>() -> Builder<'b> {

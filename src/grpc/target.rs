@@ -1,5 +1,6 @@
 //! Which resource a request is about, for the record of its refusal. Only what parses as a name is
-//! kept: what else a caller writes there may be anything, a secret too.
+//! kept, and no name that could be a provider key: what a caller writes there may be anything, a
+//! secret too.
 
 use std::any::Any;
 
@@ -35,7 +36,7 @@ fn key(message: &dyn Any, own: &OrgId) -> Option<String> {
         ListKeyVersionsRequest.parent,
     );
     let updated = || message.downcast_ref::<pb::UpdateKeyRequest>()?.key.as_ref().map(|key| key.name.as_str());
-    KeyName::parse("name", text.or_else(updated)?, own).ok().map(|name| name.to_string())
+    KeyName::parse("name", text.or_else(updated)?, own).ok().and_then(|name| harmless(&name))
 }
 
 fn version(message: &dyn Any, own: &OrgId) -> Option<String> {
@@ -46,14 +47,22 @@ fn version(message: &dyn Any, own: &OrgId) -> Option<String> {
         PromoteKeyVersionRequest.name,
         DestroyKeyVersionRequest.name,
     );
-    VersionName::parse("name", text?, own).ok().map(|name| name.key.to_string())
+    VersionName::parse("name", text?, own).ok().and_then(|name| harmless(&name.key))
 }
 
 fn created(message: &dyn Any, own: &OrgId) -> Option<String> {
     let request = message.downcast_ref::<pb::CreateKeyRequest>()?;
     let org = OrgId::parse_parent("parent", &request.parent, own).ok()?;
     let id = KeyId::parse("key_id", &request.key_id).ok()?;
-    Some(KeyName { org, id }.to_string())
+    harmless(&KeyName { org, id })
+}
+
+/// The name, unless its id could be a provider key that was written into the wrong field: nearly every
+/// shape of the provider table has a run of this many letters and digits, names for people hardly.
+fn harmless(name: &KeyName) -> Option<String> {
+    const RUN: usize = 20;
+    let is_suspicious = name.id.as_str().split(|c: char| !c.is_ascii_alphanumeric()).any(|run| run.len() >= RUN);
+    (!is_suspicious).then(|| name.to_string())
 }
 
 fn other(message: &dyn Any, own: &OrgId) -> Option<String> {
@@ -82,6 +91,11 @@ mod tests {
         assert_eq!(of(&retrieve("openai/versions/2"), &own), "orgs/acme/keys/openai");
         assert_eq!(of(&retrieve("orgs/rival/keys/k"), &own), "orgs/rival/keys/k");
         assert_eq!(of(&retrieve("sk-Proj-SECRET"), &own), "");
+        for key in ["0123456789abcdef0123456789abcdef", "sk-0123456789abcdef0123456789abcdef"] {
+            assert_eq!(of(&retrieve(key), &own), "", "a key in the field of its name");
+            let create = pb::CreateKeyRequest { key_id: key.into(), ..Default::default() };
+            assert_eq!(of(&create, &own), "");
+        }
         let create = pb::CreateKeyRequest { key_id: "k".into(), ..Default::default() };
         assert_eq!(of(&create, &own), "orgs/acme/keys/k");
         assert_eq!(of(&pb::ListProvidersRequest {}, &own), "");

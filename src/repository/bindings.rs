@@ -83,16 +83,39 @@ pub async fn page(
     Ok((bindings, next))
 }
 
-/// Every binding of `org`; one whose record does not verify could be the one that is wanted.
+/// The binding of `org` with this id.
 ///
 /// # Errors
 /// STORE_UNAVAILABLE, RECORD_REJECTED.
-pub async fn all(records: &Records, org: &OrgId, deadline: Deadline) -> Result<Vec<Binding>, Failure> {
+pub async fn find(
+    records: &Records,
+    org: &OrgId,
+    id: &BindingId,
+    deadline: Deadline,
+) -> Result<Option<Binding>, Failure> {
+    let item = records.get_verified(item_key(org, id), deadline).await?;
+    item.map(|item| decode(org, &item)).transpose()
+}
+
+/// The bindings of `org` that are for one of these identities; one whose record does not verify
+/// could be the one that is wanted.
+///
+/// # Errors
+/// STORE_UNAVAILABLE, RECORD_REJECTED.
+pub async fn matching(
+    records: &Records,
+    org: &OrgId,
+    identities: &[String],
+    deadline: Deadline,
+) -> Result<Vec<Binding>, Failure> {
     let (mut bindings, mut next) = (Vec::new(), None);
     loop {
         let (items, after) = items(records, org, next, AT_ONCE, deadline).await?;
         for item in items {
-            bindings.push(decode(org, &records.verify(item)?)?);
+            let binding = decode(org, &records.verify(item)?)?;
+            if identities.iter().any(|identity| binding.identity.matches(identity)) {
+                bindings.push(binding);
+            }
         }
         next = after;
         if next.is_none() {

@@ -18,7 +18,7 @@ use crate::{
         audit::{Action as Done, Outcome},
         clock::{Deadline, Timestamp},
         error::Failure,
-        ids::{KeyId, OrgId, TokenId},
+        ids::{KeyId, KeyName, OrgId, TokenId},
     },
     store::{Action, Condition, ITEMS_MAX, Item, ItemKey, NewItem},
 };
@@ -49,6 +49,13 @@ pub async fn tokens(
     times(records, org, tokens.iter().map(|token| token_row(token.as_str())), deadline).await
 }
 
+/// Deletes the row of a key that goes. Folding the log may write it again, with a time before that
+/// of any later key of the name.
+#[must_use]
+pub fn delete_key(key: &KeyName) -> Action {
+    Action::Delete(ItemKey::new(partition(key.org.as_str()), key_row(key.id.as_str())), Condition::Any)
+}
+
 async fn times(
     records: &Records,
     org: &OrgId,
@@ -62,8 +69,9 @@ async fn times(
     distinct.dedup();
     let mut found = BTreeMap::new();
     for keys in distinct.chunks(ITEMS_MAX) {
-        let items = records.get(keys, deadline).await?;
-        found.extend(items.into_iter().flatten().filter_map(|item| Some((item.key.clone(), used(&item)?))));
+        // A last use that can't be read is not known: what it is of is shown without it.
+        let items = records.get_each(keys, deadline).await?;
+        found.extend(items.into_iter().flatten().flatten().filter_map(|item| Some((item.key.clone(), used(&item)?))));
     }
     Ok(wanted.iter().map(|key| found.get(key).map(|used| used.time)).collect())
 }

@@ -12,6 +12,7 @@ use super::{ServerError, vault::Vault};
 use crate::{
     config::Config,
     grpc::{
+        MESSAGE_MAX,
         admin::AdminService,
         audit::AuditService,
         gate::Gate,
@@ -39,8 +40,6 @@ use crate::{
 /// The services whose health is reported by name.
 const NAMES: &[&str] =
     &["ibyok.v1.KeyVault", "ibyok.v1.KeyGroups", "ibyok.v1.Tokens", "ibyok.v1.Audit", "ibyok.v1.Admin"];
-/// The largest message that is taken. Import and restore, which take more, are not built yet.
-const MESSAGE_MAX: usize = 64 << 10;
 
 /// Every service of the contract, health and reflection.
 pub(super) fn routes(

@@ -36,29 +36,21 @@ impl Tokens {
         let verifier = TokenVerifier::new(config.issuer.as_str(), config.audience.as_str(), REMEMBERED);
         Self { verifier, keyring, clock }
     }
-
-    fn check(&self, token: &str, peer: &Peer, now: Timestamp) -> Result<Claims, Refused> {
-        self.verifier.verify(token, &*self.keyring.signing(), &peer.certificate, now)
-    }
-
-    /// Whether the key that `token` names is there now, though it was not known before: another
-    /// replica may have made it since.
-    async fn learned(&self, token: &str) -> bool {
-        let Some(kid) = kid(token) else { return false };
-        if self.keyring.signing().iter().any(|key| key.kid == kid) {
-            return false;
-        }
-        matches!(self.keyring.signing_key(&kid, self.clock.deadline(LOOK)).await, Ok(Some(_)))
-    }
 }
 
 impl VerifyToken for Tokens {
-    fn verify<'a>(&'a self, token: &'a str, peer: &'a Peer, now: Timestamp) -> PortFuture<'a, Result<Claims, Refused>> {
+    fn verify(&self, token: &str, peer: &Peer, now: Timestamp) -> Result<Claims, Refused> {
+        self.verifier.verify(token, &*self.keyring.signing(), &peer.certificate, now)
+    }
+
+    /// Another replica may have made the key since.
+    fn learned<'a>(&'a self, token: &'a str) -> PortFuture<'a, bool> {
         Box::pin(async move {
-            match self.check(token, peer, now) {
-                Err(refused) if refused.claims.is_none() && self.learned(token).await => self.check(token, peer, now),
-                outcome => outcome,
+            let Some(kid) = kid(token) else { return false };
+            if self.keyring.signing().iter().any(|key| key.kid == kid) {
+                return false;
             }
+            matches!(self.keyring.signing_key(&kid, self.clock.deadline(LOOK)).await, Ok(Some(_)))
         })
     }
 }

@@ -75,7 +75,7 @@ impl BindingService {
         let idempotency = self.parts.mutations.idempotency(call, &name.org, &request.request_id).await?;
         let mut needs = vec![orgs::item_key(&name.org)];
         needs.extend(idempotency.as_ref().map(|idempotency| idempotency.key.clone()));
-        let access = Access::Resource(Scope::BindingsWrite, name.to_string());
+        let access = Access::Plain(Scope::BindingsWrite, name.to_string());
         let session = self.parts.sessions.open(call, access, &needs).await?;
 
         let holding = Holding::of_permit(&session.permit);

@@ -109,9 +109,10 @@ impl Janitor {
                 match self.purge(&row, now, fence).await {
                     Ok(true) => gone += 1,
                     Ok(false) => {}
-                    // The fence did not hold: somebody else is the janitor.
-                    Err(failure) if failure.reason == Reason::WriteConflict => return Err(failure),
                     Err(failure) => {
+                        if failure.reason == Reason::WriteConflict {
+                            self.check(fence).await?;
+                        }
                         is_clean = false;
                         let (key, reason) = (row.name.to_string(), failure.reason.as_str());
                         tracing::warn!(key, reason, "a key that is due could not be purged");
@@ -127,13 +128,22 @@ impl Janitor {
 
     async fn purge(&self, row: &Due, now: Timestamp, fence: Option<&Action>) -> Result<bool, Failure> {
         let draft = draft(&row.name, self.parts.clock.now());
-        let purge = purge::purge(&self.parts, &row.name, Some(&row.uid), now, draft, fence.cloned(), self.deadline());
+        let purge = purge::purge(&self.parts, &row.name, row.uid.as_ref(), now, draft, fence.cloned(), self.deadline());
         let is_gone = purge.await?;
         if !is_gone {
             // Undeleted, or gone before: the row has nothing to say any more.
             self.write(Action::Delete(row.row.clone(), Condition::Any), fence).await?;
         }
         Ok(is_gone)
+    }
+
+    /// WRITE_CONFLICT when `fence` does not hold: somebody else is the janitor. Else it was the key
+    /// that others keep writing.
+    async fn check(&self, fence: Option<&Action>) -> Result<(), Failure> {
+        match fence {
+            Some(fence) => self.write(fence.clone(), None).await,
+            None => Ok(()),
+        }
     }
 
     async fn write(&self, action: Action, fence: Option<&Action>) -> Result<(), Failure> {

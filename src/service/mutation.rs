@@ -16,7 +16,7 @@ use crate::{
         audit::{AuditDraft, Receipt},
         clock::Clock,
         error::{Failure, Reason},
-        ids::{OrgId, RequestId},
+        ids::{OrgId, RequestId, Uid},
         mac::{MacKey, TAG_LEN},
     },
     repository::{
@@ -46,6 +46,8 @@ pub struct Idempotency {
 pub struct Remembered {
     /// The full name of what it made or changed.
     pub resource: String,
+    /// Its uid, where a name may be given anew: a replay must not answer with another of the name.
+    pub uid: Option<Uid>,
     /// Its revision after.
     pub revision: u64,
     /// Times, in microseconds since the Unix epoch, and counts.
@@ -168,6 +170,7 @@ impl Mutations {
         let attributes = fields::Builder::new()
             .bytes("digest", idempotency.digest)
             .text("resource", remembered.resource.as_str())
+            .opt_text("uid", remembered.uid.as_ref().map(Uid::as_str))
             .count("revision", remembered.revision)
             .map_of_int("numbers", &remembered.numbers)
             .texts("codes", remembered.codes.iter().cloned())
@@ -186,6 +189,7 @@ impl Idempotency {
             .map_err(|_| Failure::new(Reason::RequestIdReused))?;
         Ok(Remembered {
             resource: row.text("resource")?.to_owned(),
+            uid: row.opt_text("uid")?.map(Uid::stored),
             revision: row.number("revision")?,
             numbers: row.map_of_int("numbers")?,
             codes: row.texts("codes")?,

@@ -228,7 +228,7 @@ fn resource(org: &str) -> String {
 }
 
 fn access(org: &str) -> Access {
-    Access::Resource(Scope::Admin, resource(org))
+    Access::Plain(Scope::Admin, resource(org))
 }
 
 /// The one exception to attenuation: whoever makes an organization names its first administrator,

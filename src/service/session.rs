@@ -106,8 +106,11 @@ impl Sessions {
     ) -> Result<ExchangePermit, Failure> {
         let epoch = self.records.get_verified(tokens::epoch_key(org, token_id), call.deadline).await?;
         let epoch = epoch.as_ref().map(tokens::decode_epoch).transpose()?;
-        let bindings = bindings::all(&self.records, org, call.deadline).await?;
-        let peer = &call.peer;
+        let (peer, deadline) = (&call.peer, call.deadline);
+        let bindings = match choice {
+            Some(id) => bindings::find(&self.records, org, id, deadline).await?.into_iter().collect(),
+            None => bindings::matching(&self.records, org, &peer.certificate.identities, deadline).await?,
+        };
         let assertion = Assertion::Certificate { peer, bindings: &bindings, choice, now: self.clock.now() };
         admit_exchange(org, epoch.as_ref(), assertion)
     }

@@ -54,7 +54,7 @@ impl StatusService {
     /// # Errors
     /// The reasons of sessions. A part that does not work is an answer, no error.
     pub async fn status(&self, call: &Call) -> Result<Status, Failure> {
-        let access = Access::Resource(Scope::Admin, format!("orgs/{}/server", OrgId::SYSTEM));
+        let access = Access::Plain(Scope::Admin, format!("orgs/{}/server", OrgId::SYSTEM));
         self.parts.sessions.open(call, access, &[]).await?;
         let (store, kms) = tokio::join!(
             self.parts.records.store().status(call.deadline),

@@ -21,7 +21,20 @@ use crate::domain::{
     clock::{Clock, Deadline},
 };
 
-type Items = BTreeMap<ItemKey, Item>;
+type Items = BTreeMap<ItemKey, Stored>;
+
+/// An item, and whether it can't be read any more.
+#[derive(Clone, Debug)]
+struct Stored {
+    item: Item,
+    is_damaged: bool,
+}
+
+impl Stored {
+    fn read(&self) -> Result<Item, StoreError> {
+        if self.is_damaged { Err(StoreError::Corrupt("it was damaged".into())) } else { Ok(self.item.clone()) }
+    }
+}
 
 /// How a call fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,13 +94,20 @@ impl MemoryStore {
     /// Every item as it is now, by key: what somebody with the database in his hands sees.
     #[must_use]
     pub fn dump(&self) -> Vec<Item> {
-        lock(&self.items).values().cloned().collect()
+        lock(&self.items).values().map(|stored| stored.item.clone()).collect()
     }
 
     /// Puts `item` there as it is, its revision included: what somebody does who can write the
     /// database.
     pub fn tamper(&self, item: Item) {
-        lock(&self.items).insert(item.key.clone(), item);
+        lock(&self.items).insert(item.key.clone(), Stored { item, is_damaged: false });
+    }
+
+    /// Damages the item at `key`, if there is one: it can't be read until it is written again.
+    pub fn damage(&self, key: &ItemKey) {
+        if let Some(stored) = lock(&self.items).get_mut(key) {
+            stored.is_damaged = true;
+        }
     }
 
     async fn run(&self, actions: Vec<Action>, deadline: Deadline) -> Result<Written, StoreError> {
@@ -269,7 +289,7 @@ impl ItemStore for MemoryStore {
             limits::check_get(keys)?;
             self.check_read(deadline)?;
             let items = lock(&self.items);
-            Ok(keys.iter().map(|key| items.get(key).cloned()).collect())
+            keys.iter().map(|key| items.get(key).map(Stored::read).transpose()).collect()
         })
     }
 
@@ -328,16 +348,17 @@ fn page(items: &Items, query: &Query) -> Page {
     }
 }
 
-fn fill<'a>(found: impl Iterator<Item = &'a Item>, limit: usize) -> Page {
+fn fill<'a>(found: impl Iterator<Item = &'a Stored>, limit: usize) -> Page {
     let mut page = Page { items: Vec::new(), next: None };
     let mut bytes = 0_usize;
-    for item in found {
-        bytes = bytes.saturating_add(limits::bytes_of(item));
+    for stored in found {
+        let item = stored.read().unwrap_or_else(|_| Item::unreadable(stored.item.key.clone()));
+        bytes = bytes.saturating_add(limits::bytes_of(&item));
         if page.items.len() >= limit || (bytes > PAGE_BYTES_MAX && !page.items.is_empty()) {
             page.next = page.items.last().map(|last: &Item| last.key.sort.clone());
             break;
         }
-        page.items.push(item.clone());
+        page.items.push(item);
     }
     page
 }
@@ -347,8 +368,8 @@ fn apply(items: &mut Items, actions: Vec<Action>) -> Result<Written, StoreError>
     for (index, action) in actions.iter().enumerate() {
         let (Action::Put(_, condition) | Action::Delete(_, condition) | Action::Check(_, condition)) = action;
         let current = items.get(action.key());
-        if !condition.holds(current.map(|item| item.revision)) {
-            return Ok(Written::Conflict { index, current: current.cloned() });
+        if !condition.holds(current.map(|stored| stored.item.revision)) {
+            return Ok(Written::Conflict { index, current: current.map(Stored::read).transpose()? });
         }
     }
     for action in actions {
@@ -363,8 +384,9 @@ fn apply(items: &mut Items, actions: Vec<Action>) -> Result<Written, StoreError>
 
 fn put(items: &mut Items, item: NewItem) {
     let NewItem { key, expires, sealed, mac, attributes } = item;
-    let revision = items.get(&key).map_or(0, |it| it.revision).saturating_add(1);
-    items.insert(key.clone(), Item { key, revision, expires, sealed, mac, attributes });
+    let revision = items.get(&key).map_or(0, |it| it.item.revision).saturating_add(1);
+    let item = Item { key, revision, expires, sealed, mac, attributes };
+    items.insert(item.key.clone(), Stored { item, is_damaged: false });
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -85,6 +85,15 @@ pub struct Item {
     pub attributes: Attributes,
 }
 
+impl Item {
+    /// What a query answers in the place of an item that can't be read: nothing but its key. It has
+    /// no MAC, and no decoder of a row takes it.
+    #[must_use]
+    pub fn unreadable(key: ItemKey) -> Self {
+        Self { key, revision: 0, expires: None, sealed: None, mac: None, attributes: Attributes::new() }
+    }
+}
+
 /// An item to be written; the store gives it its revision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewItem {
@@ -243,7 +252,8 @@ pub enum StoreError {
 ///   linearizable; the set is not a snapshot. An unread item is an error, never None.
 /// - `query` is strongly consistent, in bytewise order, with an exclusive start; it answers up to
 ///   `limit` items, fewer only at 1 MB, and `next` is None only at the end. It is not isolated from
-///   concurrent writes.
+///   concurrent writes. An item that can't be read is answered as [`Item::unreadable`], so that it
+///   hides no other; `get` and a conflict with it are [`StoreError::Corrupt`].
 /// - `write` takes 1 to [`ITEMS_MAX`] actions, one for each item, [`WRITE_BYTES_MAX`] in all; more
 ///   is refused as [`StoreError::Contract`]. It is atomic, and durable on return; a conflict, too,
 ///   is answered only after the commit that it was judged in. A [`WriteId`] covers one call's own

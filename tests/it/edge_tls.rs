@@ -14,7 +14,7 @@ use ibyok::{
     grpc::{
         entry::Recorder,
         health,
-        layers::{Front, FrontLimits, FrontParts, VerifyToken},
+        layers::{Front, FrontLimits, FrontParts, Rate, VerifyToken},
         listener::{
             ConnectionLimits, Listener,
             tls::{TlsFiles, TlsSource},
@@ -58,8 +58,11 @@ struct Edge {
 struct NoTokens;
 
 impl VerifyToken for NoTokens {
-    fn verify<'a>(&'a self, _: &'a str, _: &'a Peer, _: Timestamp) -> PortFuture<'a, Result<Claims, Refused>> {
-        Box::pin(std::future::ready(Err(Refused { failure: Reason::TokenMalformed.into(), claims: None })))
+    fn verify(&self, _: &str, _: &Peer, _: Timestamp) -> Result<Claims, Refused> {
+        Err(Refused { failure: Reason::TokenMalformed.into(), claims: None })
+    }
+    fn learned<'a>(&'a self, _: &'a str) -> PortFuture<'a, bool> {
+        Box::pin(std::future::ready(false))
     }
 }
 
@@ -96,7 +99,7 @@ impl Edge {
             tokens: Arc::new(NoTokens),
             recorder: Arc::new(NoRecords),
             clock: Arc::<SystemClock>::clone(&clock),
-            limits: FrontLimits::default(),
+            limits: FrontLimits { certificate_rate: Rate::new(1_000_000), ..FrontLimits::default() },
         };
         let front = Front::new(routes, parts);
         let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -372,15 +375,32 @@ async fn both_reflections_know_the_contract_error_details_and_health() {
     assert!(!reflects_v1(&channel, "ibyok.v1.Nothing").await);
 }
 
+#[tokio::test]
+async fn health_and_reflection_take_no_large_messages() {
+    let edge = Edge::start(limits()).await;
+    let channel = edge.channel(&edge.client());
+    let large = "x".repeat(65 << 10);
+    let mut health = edge.health(&edge.client());
+    let request = HealthCheckRequest { service: large.clone() };
+    assert_eq!(health.check(request.clone()).await.unwrap_err().code(), Code::OutOfRange);
+    assert_eq!(health.watch(request).await.unwrap_err().code(), Code::OutOfRange);
+    assert!(!reflects_v1_to(&channel, "ibyok.v1.KeyVault", &large).await);
+    assert!(!reflects_v1alpha_to(&channel, "ibyok.v1.KeyVault", &large).await);
+}
+
 macro_rules! reflects {
-    ($name:ident, $version:ident) => {
+    ($name:ident, $name_to:ident, $version:ident) => {
         async fn $name(channel: &Channel, symbol: &str) -> bool {
+            $name_to(channel, symbol, "").await
+        }
+
+        async fn $name_to(channel: &Channel, symbol: &str, host: &str) -> bool {
             use tonic_reflection::pb::$version::{
                 ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
                 server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
             };
             let message_request = Some(MessageRequest::FileContainingSymbol(symbol.to_owned()));
-            let request = ServerReflectionRequest { message_request, ..ServerReflectionRequest::default() };
+            let request = ServerReflectionRequest { message_request, host: host.to_owned() };
             let mut client = ServerReflectionClient::new(channel.clone());
             let asked = client.server_reflection_info(tokio_stream::once(request)).await.unwrap();
             let answer = asked.into_inner().message().await;
@@ -389,5 +409,5 @@ macro_rules! reflects {
         }
     };
 }
-reflects!(reflects_v1, v1);
-reflects!(reflects_v1alpha, v1alpha);
+reflects!(reflects_v1, reflects_v1_to, v1);
+reflects!(reflects_v1alpha, reflects_v1alpha_to, v1alpha);

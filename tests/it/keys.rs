@@ -429,3 +429,73 @@ async fn the_organizations_own_kms_key_seals() {
     assert_eq!((current.stage, current.kms_key.as_str()), (Stage::Current, "fake:other"));
     assert_eq!(value(&retrieve(&vault, &admin, "k").await.unwrap()), GROQ);
 }
+
+#[tokio::test]
+async fn writing_labels_opens_no_other_grant_of_the_token() {
+    let Setting { fixture, vault, org, admin } = setting().await;
+    create(&vault, &admin, new_key(&org, "k", GROQ)).await.unwrap();
+    let guarded = GrantText { labels: [("team".into(), "a".into())].into(), ..scopes(&["keys:read"]) };
+    let writer = fixture.token(&org, vec![scopes(&["keys:write"]), guarded.clone()], TokenMode::Live, None).await;
+    let (call, key) = (writer.call("UpdateKey"), name(&org, "k"));
+    let mine = KeyUpdate { labels: Some(guarded.labels.clone()), ..KeyUpdate::default() };
+    assert_eq!(reason(vault.update_key(&call, &key, &mine, "", "").await), Reason::ResourceNotGranted);
+    assert_eq!(reason(retrieve(&vault, &writer, "k").await), Reason::KeyNotFound);
+    let other = KeyUpdate { labels: Some([("team".into(), "b".into())].into()), ..KeyUpdate::default() };
+    vault.update_key(&call, &key, &other, "", "").await.unwrap();
+
+    let all = vec![scopes(&["keys:write"]), guarded, scopes(&["keys:read"])];
+    let reader = fixture.token(&org, all, TokenMode::Live, None).await;
+    vault.update_key(&reader.call("UpdateKey"), &key, &mine, "", "").await.unwrap();
+    assert_eq!(value(&retrieve(&vault, &reader, "k").await.unwrap()), GROQ);
+}
+
+#[tokio::test]
+async fn a_replay_never_answers_with_another_key_of_the_name() {
+    let Setting { fixture, vault, org, admin } = setting().await;
+    let key = name(&org, "k");
+    let (created, added, updated) =
+        (admin.call_with("CreateKey", 1), admin.call_with("AddKeyVersion", 2), admin.call_with("UpdateKey", 3));
+    let deleted = admin.call_with("DeleteKey", 5);
+    let make = || CreateKey { request_id: "r-1".into(), ..new_key(&org, "k", GROQ) };
+    let stage = || AddVersion {
+        name: key.clone(),
+        secret: secret("gsk_second"),
+        base_url: String::new(),
+        auth_scheme: None,
+        etag: String::new(),
+        request_id: "r-2".into(),
+    };
+    let update = KeyUpdate { description: Some("d".into()), ..KeyUpdate::default() };
+    vault.create_key(&created, make()).await.unwrap();
+    vault.add_version(&added, stage()).await.unwrap();
+    vault.update_key(&updated, &key, &update, "", "r-3").await.unwrap();
+    vault.delete_key(&deleted, &key, None, true, "", "r-5").await.unwrap();
+    let destroy = admin.call_with("DestroyKey", 4);
+    vault.destroy_key(&destroy, &key, "", "r-4").await.unwrap();
+
+    create(&vault, &admin, new_key(&org, "k", GROQ)).await.unwrap();
+    add(&vault, &admin, "k", "gsk_third").await.unwrap();
+    assert_eq!(reason(vault.create_key(&created, make()).await), Reason::KeyNotFound);
+    assert_eq!(reason(vault.add_version(&added, stage()).await), Reason::KeyNotFound);
+    assert_eq!(reason(vault.update_key(&updated, &key, &update, "", "r-3").await), Reason::KeyNotFound);
+    assert_eq!(vault.delete_key(&deleted, &key, None, true, "", "r-5").await.unwrap(), None);
+
+    let window = Duration::from_secs(3_600);
+    vault.delete_key(&admin.call("DeleteKey"), &key, Some(window), false, "", "").await.unwrap();
+    fixture.clock.advance(window);
+    vault.destroy_key(&destroy, &key, "", "r-4").await.unwrap();
+    assert!(!fixture.partition("O#acme#K#k").is_empty(), "it is left to its own purge");
+}
+
+#[tokio::test]
+async fn the_fingerprint_of_an_unreadable_version_goes_with_the_key() {
+    let Setting { fixture, vault, org, admin } = setting().await;
+    create(&vault, &admin, new_key(&org, "k", GROQ)).await.unwrap();
+    let mut items = fixture.partition("O#acme#K#k").into_iter();
+    let mut version = items.find(|item| item.key.sort == "V#00000001").unwrap();
+    version.mac = None;
+    fixture.memory().tamper(version);
+    assert_eq!(fixture.partition("O#acme#FP").len(), 1);
+    vault.destroy_key(&admin.call("DestroyKey"), &name(&org, "k"), "", "").await.unwrap();
+    assert!(fixture.partition("O#acme#FP").is_empty());
+}

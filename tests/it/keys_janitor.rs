@@ -1,11 +1,16 @@
 //! The janitor: deleted keys go when their time has come, with a record, and not before.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use ibyok::{
-    domain::error::Reason,
-    repository::lease::{Lease, Role},
-    service::janitor::Janitor,
+    domain::{PortFuture, clock::Deadline, error::Reason},
+    repository::{
+        audit::{AuditLog, AuditSettings},
+        lease::{Lease, Role},
+        records::Records,
+    },
+    service::{Parts, janitor::Janitor},
+    store::{Action, Item, ItemKey, ItemStore, Page, Query, StoreError, WriteId, Written, fake::MemoryStore},
 };
 
 use crate::keys::{GROQ, Setting, add, create, name, new_key, reason, retrieve, setting};
@@ -87,4 +92,68 @@ async fn a_janitor_that_was_overtaken_purges_nothing() {
     assert_eq!(reason(janitor.run_once(now, Some(&old.check())).await), Reason::WriteConflict);
     assert!(setting.fixture.recorded("key.purge").is_empty());
     assert_eq!(janitor.run_once(now, Some(&new.check())).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_row_whose_content_is_damaged_is_done_all_the_same() {
+    let setting = deleted(1).await;
+    let memory = setting.fixture.memory();
+    let row = memory.dump().into_iter().find(|item| item.key.partition.starts_with("DUE#")).unwrap();
+    memory.damage(&row.key);
+    setting.fixture.clock.advance(DAY * 5);
+    assert_eq!(round(&setting).await, 1);
+    assert!(!memory.dump().iter().any(|item| item.key == row.key));
+}
+
+/// A store in which somebody else always writes one partition first.
+#[derive(Debug)]
+struct Contended {
+    store: MemoryStore,
+    partition: &'static str,
+}
+
+impl ItemStore for Contended {
+    fn get<'a>(&'a self, keys: &'a [ItemKey], by: Deadline) -> PortFuture<'a, Result<Vec<Option<Item>>, StoreError>> {
+        self.store.get(keys, by)
+    }
+    fn query(&self, query: Query, by: Deadline) -> PortFuture<'_, Result<Page, StoreError>> {
+        self.store.query(query, by)
+    }
+    fn write(&self, id: WriteId, actions: Vec<Action>, by: Deadline) -> PortFuture<'_, Result<Written, StoreError>> {
+        match actions.iter().position(|action| action.key().partition == self.partition) {
+            Some(index) => Box::pin(async move { Ok(Written::Conflict { index, current: None }) }),
+            None => self.store.write(id, actions, by),
+        }
+    }
+    fn is_exclusive(&self) -> bool {
+        self.store.is_exclusive()
+    }
+    fn status(&self, by: Deadline) -> PortFuture<'_, Result<String, StoreError>> {
+        self.store.status(by)
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_others_keep_writing_holds_up_no_other() {
+    let setting = deleted(1).await;
+    let Setting { fixture, vault, org, admin } = &setting;
+    // Due later than the first, and in the end the only one that goes.
+    fixture.clock.advance(Duration::from_secs(1));
+    create(vault, admin, new_key(org, "other", GROQ)).await.unwrap();
+    let call = admin.call("DeleteKey");
+    vault.delete_key(&call, &name(org, "other"), Some(DAY), false, "", "").await.unwrap();
+    fixture.clock.advance(DAY * 3);
+
+    let Parts { keyring, clock, entropy, .. } = fixture.parts.clone();
+    let store = Contended { store: fixture.memory().clone(), partition: "O#acme#K#k" };
+    let records = Records::new(Arc::new(store), keyring.records());
+    let audit = AuditLog::open(records.clone(), clock.clone(), entropy.clone(), AuditSettings::default()).unwrap();
+    let take = || Lease::take(&records, &*entropy, Role::Janitor, "boot", fixture.deadline());
+    let lease = take().await.unwrap().unwrap();
+    let janitor = Janitor::new(Parts { records: records.clone(), audit, ..fixture.parts.clone() });
+    assert_eq!(janitor.run_once(clock.now(), Some(&lease.check())).await.unwrap(), 1);
+    let purged = fixture.recorded("key.purge");
+    assert_eq!((purged.len(), purged[0].resource.as_str()), (1, "orgs/acme/keys/other"));
+    // What was left is not passed by.
+    assert_eq!(round(&setting).await, 1);
 }

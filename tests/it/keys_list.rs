@@ -4,17 +4,19 @@ use std::{collections::BTreeSet, time::Duration};
 
 use ibyok::{
     domain::{
+        clock::Timestamp,
         error::{Failure, Reason},
         ids::ProviderId,
         key::{KeyState, RotationPolicy},
         token::{GrantText, TokenMode},
     },
     service::vault::{CreateKey, KeyFilter, ListKeys, Listed},
+    store::{Action, Condition, Item, ItemKey, NewItem, Value},
 };
 
 use crate::{
-    fixture::{Caller, all_scopes},
-    keys::{GROQ, Setting, create, name, new_key, reason, setting},
+    fixture::{Caller, Fixture, all_scopes},
+    keys::{GROQ, Setting, create, name, new_key, reason, setting, vault},
 };
 
 fn asked(setting: &Setting, filter: KeyFilter) -> ListKeys {
@@ -155,4 +157,82 @@ async fn one_broken_record_does_not_break_the_listing() {
         ids(&setting, &setting.admin, asked(&setting, KeyFilter::default())).await.into_iter().collect();
     assert_eq!(listed.len(), 14);
     assert!(!listed.contains("g2"));
+}
+
+/// The row of the last use of a key, as it is written when the log is folded.
+fn last_use(id: &str, used: Timestamp) -> Item {
+    let int = |name: &str, int| (name.to_owned(), Value::Int(int));
+    Item {
+        key: ItemKey::new("O#acme#LU", format!("K#{id}")),
+        revision: 1,
+        expires: None,
+        sealed: None,
+        mac: None,
+        attributes: [int("used", used.micros()), int("as_of", 1)].into(),
+    }
+}
+
+#[tokio::test]
+async fn a_last_use_is_that_of_this_key_and_goes_with_it() {
+    let setting = setting().await;
+    let Setting { fixture, vault, admin, org } = &setting;
+    let key = name(org, "k");
+    let before = fixture.parts.clock.now();
+    create(vault, admin, new_key(org, "k", GROQ)).await.unwrap();
+    let used = fixture.parts.clock.now();
+    fixture.memory().tamper(last_use("k", used));
+    assert_eq!(vault.key(&admin.call("GetKey"), &key).await.unwrap().last_used, Some(used));
+    vault.destroy_key(&admin.call("DestroyKey"), &key, "", "").await.unwrap();
+    assert!(fixture.partition("O#acme#LU").iter().all(|item| item.key.sort != "K#k"));
+
+    fixture.clock.advance(Duration::from_secs(60));
+    create(vault, admin, new_key(org, "k", GROQ)).await.unwrap();
+    for used in [before, used] {
+        // Folding the log again brings the row back.
+        fixture.memory().tamper(last_use("k", used));
+        assert_eq!(vault.key(&admin.call("GetKey"), &key).await.unwrap().last_used, None);
+        let unused = KeyFilter { not_used_since: Some(used), ..KeyFilter::default() };
+        let listed = page(&setting, admin, &asked(&setting, unused)).await.unwrap();
+        assert_eq!(listed.keys.iter().map(|key| key.last_used).collect::<Vec<_>>(), [None]);
+    }
+}
+
+#[tokio::test]
+async fn a_last_use_that_can_not_be_read_is_not_known() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("vault.db");
+    let fixture = Fixture::sqlite(&path).await;
+    let org = fixture.org("acme", false, None).await;
+    let setting = Setting { vault: vault(&fixture), admin: fixture.admin(&org).await, fixture, org };
+    let Setting { fixture, vault, admin, org } = &setting;
+    for id in ["k", "l"] {
+        create(vault, admin, new_key(org, id, GROQ)).await.unwrap();
+    }
+    let used = fixture.parts.clock.now();
+    let Item { key, attributes, .. } = last_use("l", used);
+    fixture.write(vec![Action::Put(NewItem::new(key, attributes), Condition::Absent)]).await;
+    let insert = "INSERT INTO items (partition, sort, revision, attributes) VALUES ('O#acme#LU', 'K#k', 1, x'ff')";
+    rusqlite::Connection::open(&path).unwrap().execute(insert, []).unwrap();
+    let listed = page(&setting, admin, &asked(&setting, KeyFilter::default())).await.unwrap();
+    assert_eq!(listed.keys.iter().map(|key| key.last_used).collect::<Vec<_>>(), [None, Some(used)]);
+}
+
+#[tokio::test]
+async fn a_small_page_is_not_read_row_by_row() {
+    let setting = setting().await;
+    let Setting { fixture, vault, admin, org } = &setting;
+    for n in 0..60 {
+        let id = format!("k{n:02}");
+        create(vault, admin, new_key(org, &id, &format!("{GROQ}{n:02}"))).await.unwrap();
+        if n < 58 {
+            vault.delete_key(&admin.call("DeleteKey"), &name(org, &id), None, false, "", "").await.unwrap();
+        }
+    }
+    let before = fixture.memory().faults().reads();
+    let request = ListKeys { page_size: 1, ..asked(&setting, KeyFilter::default()) };
+    let listed = page(&setting, admin, &request).await.unwrap();
+    let reads = fixture.memory().faults().reads() - before;
+    assert_eq!(listed.keys[0].record.name.id.as_str(), "k58");
+    assert!(reads <= 12, "{reads} reads");
+    assert_eq!(ids(&setting, admin, request).await, ["k58", "k59"]);
 }

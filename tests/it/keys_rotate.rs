@@ -6,10 +6,10 @@ use ibyok::{
     domain::{
         error::{Failure, Reason},
         ids::VersionName,
-        key::{KeyRecord, Stage},
+        key::{KeyKind, KeyRecord, Stage},
         provider::Warning,
     },
-    service::vault::{AddVersion, ListVersions, Promote},
+    service::vault::{AddVersion, CreateKey, ListVersions, Promote},
 };
 
 use crate::keys::{GROQ, Setting, add, create, name, new_key, reason, retrieve, secret, setting, value};
@@ -202,4 +202,22 @@ async fn promotions_that_race_leave_one_current_version() {
     let current = retrieve(vault, admin, "k").await.unwrap();
     let expected = if current.version.ends_with('2') { "gsk_second" } else { "gsk_third" };
     assert_eq!(value(&current), expected, "the inline value is the current version's");
+}
+
+#[tokio::test]
+async fn an_administration_key_becomes_no_version_of_another_kind_of_key() {
+    let setting = two_versions().await;
+    let Setting { fixture, vault, admin, org } = &setting;
+    let shape = format!("sk-admin-{0}T3BlbkFJ{0}", "aB3d9".repeat(4));
+    let decoy = CreateKey { kind: Some(KeyKind::Tripwire), ..new_key(org, "decoy", GROQ) };
+    create(vault, admin, decoy).await.unwrap();
+    create(vault, admin, new_key(org, "adm", &shape)).await.unwrap();
+    let sealed = fixture.kms.calls().generate;
+    for id in ["k", "decoy"] {
+        let refused = add(vault, admin, id, &format!(" {shape}")).await.unwrap_err();
+        assert_eq!(refused.reason, Reason::InvalidField, "{id}");
+        assert_eq!(refused.fields[0].field, "secret", "{id}");
+    }
+    assert_eq!(fixture.kms.calls().generate, sealed);
+    assert_eq!(add(vault, admin, "adm", &shape).await.unwrap(), 2);
 }

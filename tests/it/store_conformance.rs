@@ -32,6 +32,7 @@ macro_rules! conformance {
                 queries: answers_bytewise_in_both_orders, stays_in_its_partition, starts_after_the_exclusive_start,
                     covers_a_prefix_and_nothing_else, covers_both_ends_of_between, fills_pages_up_to_the_limit,
                     ends_early_only_at_a_megabyte, answers_one_item_however_large, refuses_a_limit_of_none,
+                    an_unreadable_item_hides_no_other,
                     an_empty_range_is_an_empty_page, sees_deletes_and_puts_at_once, refuses_a_bad_partition;
                 writes: revisions_count_from_one, conditions_hold_as_they_say, deleting_nothing_is_no_error,
                     a_conflict_says_which_and_what_is_there, a_conflict_leaves_nothing, a_check_changes_nothing,
@@ -63,19 +64,37 @@ conformance! {
 /// A fresh store of one adapter.
 pub(crate) struct Fixture {
     store: Arc<dyn ItemStore>,
-    /// Where it lives, if anywhere.
-    _directory: Option<TempDir>,
+    backing: Backing,
+}
+
+/// Where a store lives.
+enum Backing {
+    File(TempDir),
+    Memory(MemoryStore),
 }
 
 impl Fixture {
     fn sqlite() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(&directory.path().join("vault.db"), Arc::new(SystemClock)).unwrap();
-        Self { store: Arc::new(store), _directory: Some(directory) }
+        Self { store: Arc::new(store), backing: Backing::File(directory) }
     }
 
     fn memory() -> Self {
-        Self { store: Arc::new(MemoryStore::new(Arc::new(SystemClock))), _directory: None }
+        let store = MemoryStore::new(Arc::new(SystemClock));
+        Self { store: Arc::new(store.clone()), backing: Backing::Memory(store) }
+    }
+
+    /// Makes the item at `key` unreadable, past the store.
+    fn damage(&self, key: &ItemKey) {
+        match &self.backing {
+            Backing::Memory(store) => store.damage(key),
+            Backing::File(directory) => {
+                let connection = rusqlite::Connection::open(directory.path().join("vault.db")).unwrap();
+                let sql = "UPDATE items SET attributes = x'ff' WHERE partition = ?1 AND sort = ?2";
+                assert_eq!(connection.execute(sql, (&key.partition, &key.sort)).unwrap(), 1);
+            }
+        }
     }
 
     async fn write(&self, actions: Vec<Action>) -> Result<Written, StoreError> {

@@ -181,3 +181,28 @@ fn the_end_of_a_life_is_the_earliest_of_record_parent_and_claims() {
     case.claims.expires = seconds(2500);
     assert_eq!(admit(case.evidence(), &Access::Identity).unwrap().ends(), seconds(2500));
 }
+
+#[test]
+fn labels_open_nothing_that_another_grant_guards() {
+    let team = |name: &str| -> Labels { [("team".to_owned(), name.to_owned())].into() };
+    let write = Grant { scopes: vec![Scope::KeysWrite], ..grant() };
+    let read = |labels: Labels| Grant { labels, ..grant() };
+    let office = |grant: Grant| Grant { client_cidrs: vec!["192.168.0.0/16".parse().unwrap()], ..grant };
+    let elsewhere = Grant { resources: vec![pattern("orgs/acme/keys/b")], ..read(team("a")) };
+    let both = Grant { scopes: vec![Scope::KeysRead, Scope::KeysList, Scope::KeysDestroy], ..read(team("a")) };
+    for (what, grants, gains) in [
+        ("a read of that label alone", vec![write.clone(), read(team("a"))], true),
+        ("it could read before", vec![write.clone(), read(team("a")), read([].into())], false),
+        ("one scope more", vec![write.clone(), both, read([].into())], true),
+        ("from here it could not read before", vec![write.clone(), read(team("a")), office(read([].into()))], true),
+        ("from there it could", vec![write.clone(), office(read(team("a"))), read([].into())], false),
+        ("not even from here, but from there", vec![write.clone(), office(read(team("a")))], true),
+        ("another label", vec![write.clone(), read(team("b"))], false),
+        ("another key", vec![write.clone(), elsewhere], false),
+    ] {
+        let access = Access::Resource(Scope::KeysWrite, "orgs/acme/keys/a".to_owned());
+        let permit = admit(Case::with(grants).evidence(), &access).unwrap();
+        assert_eq!(permit.gains("orgs/acme/keys/a", None, &[].into(), &team("a")), gains, "{what}");
+        assert!(!permit.gains("orgs/acme/keys/a", None, &team("a"), &team("a")), "{what}: nothing changes");
+    }
+}

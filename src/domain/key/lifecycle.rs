@@ -84,7 +84,9 @@ impl KeyRecord {
         }
         self.forget_retired(now);
         self.follow_current();
-        self.rotation.next = self.rotation.period.map(|period| now.plus(period)).or(self.rotation.next);
+        // Without a period, a time that is past was that of this rotation.
+        let ahead = self.rotation.next.filter(|next| *next > now);
+        self.rotation.next = self.rotation.period.map(|period| now.plus(period)).or(ahead);
         self.updated = now;
         Ok(changed)
     }
@@ -289,6 +291,21 @@ pub(crate) mod tests {
         assert_eq!(key.verify_version(1, at(0)), Err(Reason::VersionNotPending));
         assert_eq!(key.promote_version(1, HOUR, false, at(0)).unwrap().len(), 1);
         assert_eq!(key.promote_version(1, HOUR, true, at(0)), Err(Reason::VersionWrongStage));
+    }
+
+    #[test]
+    fn a_rotation_that_was_due_once_is_done_by_promoting() {
+        let due = |period, next| {
+            let mut key = record();
+            key.add_version(version(), at(0)).unwrap();
+            key.rotation = RotationPolicy { period, next: Some(at(next)), grace: None };
+            key.promote_version(1, HOUR, true, at(5)).unwrap();
+            key.rotation.next
+        };
+        assert_eq!(due(None, 4), None);
+        assert_eq!(due(None, 5), None);
+        assert_eq!(due(None, 6), Some(at(6)), "it is still to come");
+        assert_eq!(due(Some(HOUR), 4), Some(at(6)));
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! From a method and a token to claims: default deny. What the claims allow of a resource is
 //! decided later, by the session.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use http::{HeaderMap, header};
 
@@ -15,7 +18,7 @@ use crate::{
         principal::Peer,
         scope::Scope,
     },
-    grpc::entry::Entry,
+    grpc::entry::{Connection, Entry},
 };
 
 /// The longest token that is looked at, in bytes.
@@ -27,7 +30,10 @@ pub trait VerifyToken: Send + Sync + std::fmt::Debug {
     ///
     /// # Errors
     /// The TOKEN_* reasons.
-    fn verify<'a>(&'a self, token: &'a str, peer: &'a Peer, now: Timestamp) -> PortFuture<'a, Result<Claims, Refused>>;
+    fn verify(&self, token: &str, peer: &Peer, now: Timestamp) -> Result<Claims, Refused>;
+    /// Whether the key that `token` names has been learned just now, so that it is worth another
+    /// look.
+    fn learned<'a>(&'a self, token: &'a str) -> PortFuture<'a, bool>;
 }
 
 #[derive(Debug)]
@@ -44,23 +50,31 @@ impl Authorizer {
         Self { tokens, clock, rates, start }
     }
 
+    /// Lets a call of health or reflection through, for which a certificate is enough.
+    pub(super) fn open(&self, connection: &Connection) -> Result<(), Failure> {
+        connection.check(self.clock.now())?;
+        self.rates.certificate(&connection.peer.certificate, self.since_start())
+    }
+
     /// Lets the call through and fills in its claims, or refuses it; the claims of a refused token
     /// are filled in, too, if its signature held.
     pub(super) async fn authorize(&self, entry: &mut Entry, headers: &HeaderMap) -> Result<(), Failure> {
         entry.connection.check(entry.time)?;
+        let since_start = self.since_start();
+        let certificate = Arc::clone(&entry.connection.peer.certificate);
         if entry.method.path.is_empty() {
+            self.rates.certificate(&certificate, since_start)?;
             return Err(Reason::MethodUnknown.into());
         }
-        let since_start = self.clock.instant().saturating_duration_since(self.start);
         let needed = match entry.method.requirement {
             Requirement::Certificate => {
-                self.rates.certificate(&entry.connection.peer.certificate, since_start)?;
+                self.rates.certificate(&certificate, since_start)?;
                 return built(entry);
             }
             Requirement::Token => None,
             Requirement::AnyScope(scopes) => Some(scopes),
         };
-        let claims = match self.tokens.verify(bearer(headers)?, &entry.connection.peer, entry.time).await {
+        let claims = match self.verified(headers, entry, since_start).await {
             Ok(claims) => claims,
             Err(refused) => {
                 entry.claims = refused.claims.map(|claims| *claims);
@@ -76,6 +90,29 @@ impl Authorizer {
             return Err(Failure::new(Reason::ScopeMissing).with("scope", names.join(" or ")));
         }
         built(entry)
+    }
+
+    /// What is no token of this vault counts against its certificate, before the store is asked
+    /// for its key.
+    async fn verified(&self, headers: &HeaderMap, entry: &Entry, since_start: Duration) -> Result<Claims, Refused> {
+        let peer = &entry.connection.peer;
+        let refused = |failure| Refused { failure, claims: None };
+        let (token, outcome) = match bearer(headers) {
+            Ok(token) => (Some(token), self.tokens.verify(token, peer, entry.time)),
+            Err(failure) => (None, Err(refused(failure))),
+        };
+        if !matches!(&outcome, Err(refused) if refused.claims.is_none()) {
+            return outcome;
+        }
+        self.rates.certificate(&peer.certificate, since_start).map_err(refused)?;
+        match token {
+            Some(token) if self.tokens.learned(token).await => self.tokens.verify(token, peer, entry.time),
+            _ => outcome,
+        }
+    }
+
+    fn since_start(&self) -> Duration {
+        self.clock.instant().saturating_duration_since(self.start)
     }
 }
 

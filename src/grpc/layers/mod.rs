@@ -15,8 +15,13 @@ use tower::ServiceExt as _;
 
 pub use authorize::VerifyToken;
 pub use rate::Rate;
+pub(super) use shed::Place;
 
-use self::{authorize::Authorizer, rate::Rates, shed::Shedder};
+use self::{
+    authorize::Authorizer,
+    rate::Rates,
+    shed::{Shedder, Use},
+};
 use super::{
     entry::{CALL_MAX, Connection, Entry, Recorder, record},
     status::{status_for, status_of},
@@ -33,15 +38,15 @@ use crate::{
 /// How much the front lets through.
 #[derive(Clone, Debug)]
 pub struct FrontLimits {
-    /// Unary calls at a time.
+    /// Unary calls at a time; health checks have as many places of their own.
     pub calls: usize,
-    /// Open streams, health watches and reflection among them.
+    /// Open streams; health watches and reflection have as many places of their own.
     pub streams: usize,
     /// Calls with one token.
     pub token_rate: Rate,
     /// Calls of one organization.
     pub org_rate: Rate,
-    /// Calls without a token from one certificate.
+    /// Calls without a verified token from one certificate.
     pub certificate_rate: Rate,
 }
 
@@ -120,12 +125,12 @@ impl Front {
 
     /// Health and reflection: a certificate is enough, and what they answer is their own.
     async fn answer_open(self, mut request: Request<Body>, connection: Connection) -> Response<Body> {
-        if let Err(failure) = connection.check(self.inner.clock.now()) {
+        if let Err(failure) = self.inner.authorizer.open(&connection) {
             return status_of(&failure).into_http();
         }
-        // A check is a call: streams that are open and idle must not make the server look dead.
-        let kind = if request.uri().path() == HEALTH_CHECK { Kind::Read } else { Kind::Stream };
-        let Some(place) = self.inner.shedder.admit(kind) else {
+        // Streams that are open and idle must not make the server look dead.
+        let what = if request.uri().path() == HEALTH_CHECK { Use::Check } else { Use::Open };
+        let Some(place) = self.inner.shedder.admit(what) else {
             return status_of(&overloaded()).into_http();
         };
         request.headers_mut().remove(header::AUTHORIZATION);
@@ -137,9 +142,12 @@ impl Front {
         let inner = Arc::clone(&self.inner);
         let method = methods::find(request.uri().path()).unwrap_or(&UNKNOWN);
         let mut entry = Entry::new(method, connection, request.headers(), inner.clock.now());
-        let Some(place) = inner.shedder.admit(method.kind) else {
+        let what = if method.kind == Kind::Stream { Use::Stream } else { Use::Call };
+        let Some(place) = inner.shedder.admit(what) else {
             return status_of(&overloaded()).into_http();
         };
+        // The handler's task keeps it to its end, whether or not its caller still waits.
+        entry.place = Some(Arc::new(place));
         if let Err(failure) = inner.authorizer.authorize(&mut entry, request.headers()).await {
             record(&*inner.recorder, &*inner.clock, &entry, String::new(), &failure);
             return status_of(&failure).into_http();
@@ -148,8 +156,7 @@ impl Front {
         request.headers_mut().remove(header::AUTHORIZATION);
         let patience = entry.patience();
         request.extensions_mut().insert(Arc::new(entry));
-        let answer = detailed(self.route(request, patience).await);
-        if method.kind == Kind::Stream { place.hold(answer) } else { answer }
+        detailed(self.route(request, patience).await)
     }
 
     /// The handler's answer. The time counts from the headers on: a message that never comes must

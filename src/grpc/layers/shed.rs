@@ -13,29 +13,49 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Status, body::Body};
 
-use crate::authz::methods::Kind;
+/// What a place is for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Use {
+    /// A unary call.
+    Call,
+    /// A stream.
+    Stream,
+    /// A health check.
+    Check,
+    /// A health watch, or reflection.
+    Open,
+}
 
-/// Counts the places that are taken; streams have their own, so that they never crowd out calls.
+/// Counts the places that are taken. Each use has its own: streams never crowd out calls, and what
+/// needs no token never crowds out what does.
 #[derive(Debug)]
 pub(super) struct Shedder {
     calls: Arc<Semaphore>,
     streams: Arc<Semaphore>,
+    checks: Arc<Semaphore>,
+    open: Arc<Semaphore>,
 }
 
 impl Shedder {
     pub(super) fn new(calls: usize, streams: usize) -> Self {
-        Self { calls: Arc::new(Semaphore::new(calls)), streams: Arc::new(Semaphore::new(streams)) }
+        let places = |count| Arc::new(Semaphore::new(count));
+        Self { calls: places(calls), streams: places(streams), checks: places(calls), open: places(streams) }
     }
-    /// A place for a call of this kind, if there is one.
-    pub(super) fn admit(&self, kind: Kind) -> Option<Place> {
-        let places = if kind == Kind::Stream { &self.streams } else { &self.calls };
+    /// A place for this use, if there is one.
+    pub(super) fn admit(&self, what: Use) -> Option<Place> {
+        let places = match what {
+            Use::Call => &self.calls,
+            Use::Stream => &self.streams,
+            Use::Check => &self.checks,
+            Use::Open => &self.open,
+        };
         Arc::clone(places).try_acquire_owned().ok().map(Place)
     }
 }
 
 /// A place among those that run; free again when dropped.
 #[derive(Debug)]
-pub(super) struct Place(OwnedSemaphorePermit);
+pub(in crate::grpc) struct Place(OwnedSemaphorePermit);
 
 impl Place {
     /// Keeps the place until the body of `answer` has been sent or given up.

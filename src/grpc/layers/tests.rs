@@ -50,16 +50,15 @@ impl tower::Service<Request<Body>> for Behind {
 struct Tokens(Vec<Scope>);
 
 impl VerifyToken for Tokens {
-    fn verify<'a>(&'a self, token: &'a str, _: &'a Peer, _: Timestamp) -> PortFuture<'a, Result<Claims, Refused>> {
-        Box::pin(async move {
-            match token {
-                "good" => Ok(claims(&self.0)),
-                "expired" => {
-                    Err(Refused { failure: Reason::TokenExpired.into(), claims: Some(Box::new(claims(&self.0))) })
-                }
-                _ => Err(Refused { failure: Reason::TokenMalformed.into(), claims: None }),
-            }
-        })
+    fn verify(&self, token: &str, _: &Peer, _: Timestamp) -> Result<Claims, Refused> {
+        match token {
+            "good" => Ok(claims(&self.0)),
+            "expired" => Err(Refused { failure: Reason::TokenExpired.into(), claims: Some(Box::new(claims(&self.0))) }),
+            _ => Err(Refused { failure: Reason::TokenMalformed.into(), claims: None }),
+        }
+    }
+    fn learned<'a>(&'a self, _: &'a str) -> PortFuture<'a, bool> {
+        Box::pin(std::future::ready(false))
     }
 }
 
@@ -185,6 +184,46 @@ async fn beyond_the_limits_calls_are_shed_and_rates_hold() {
     }
     assert_eq!(reason(Err(refused.unwrap())), "RATE_LIMITED");
     assert_eq!(slow.noted().unwrap().org.as_str(), "acme");
+}
+
+#[tokio::test]
+async fn health_and_reflection_have_the_rate_of_their_certificate() {
+    for path in ["/grpc.health.v1.Health/Check", "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"] {
+        let slow = bench(FrontLimits { certificate_rate: Rate::new(1), ..FrontLimits::default() });
+        let mut last = Ok(());
+        for _ in 0..1_000 {
+            last = slow.call(path, &[]).await;
+        }
+        assert_eq!(reason(last), "RATE_LIMITED", "{path}");
+    }
+}
+
+#[tokio::test]
+async fn refusals_without_a_verified_token_are_limited_and_then_not_recorded() {
+    for (path, authorization) in
+        [("/ibyok.v1.KeyVault/Nothing", "Bearer good"), (GET, "Basic good"), (GET, "Bearer nonsense")]
+    {
+        let slow = bench(FrontLimits { certificate_rate: Rate::new(1), ..FrontLimits::default() });
+        let mut last = Ok(());
+        for _ in 0..1_000 {
+            last = slow.call(path, &[authorization]).await;
+        }
+        assert_eq!(reason(last), "RATE_LIMITED", "{path}, {authorization}");
+        let noted = slow.notes.take();
+        assert!(!noted.is_empty() && noted.len() < 1_000);
+        assert!(noted.iter().all(|draft| draft.reason != Some(Reason::RateLimited)));
+        slow.call(GET, &["Bearer good"]).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_place_is_kept_until_its_handler_ends() {
+    let bench = bench(FrontLimits { calls: 1, ..FrontLimits::default() });
+    // The service behind keeps what its handler would keep, though its answer is there.
+    bench.call(GET, &["Bearer good"]).await.unwrap();
+    assert_eq!(reason(bench.call(GET, &["Bearer good"]).await), "OVERLOADED");
+    bench.behind.0.lock().unwrap().clear();
+    bench.call(GET, &["Bearer good"]).await.unwrap();
 }
 
 #[tokio::test]

@@ -30,11 +30,16 @@ pub fn certificate(der: &[u8]) -> Result<ClientCertificate, UnreadableCertificat
 fn identity(name: &GeneralName<'_>) -> Option<String> {
     let text = match name {
         GeneralName::URI(uri) if uri.starts_with("spiffe://") => (*uri).to_owned(),
-        GeneralName::DNSName(name) => name.to_ascii_lowercase(),
+        GeneralName::DNSName(name) if is_dns_name(name) => name.to_ascii_lowercase(),
         _ => return None,
     };
     let is_plain = text.len() <= 2_048 && text.bytes().all(|byte| byte.is_ascii_graphic());
     is_plain.then_some(text)
+}
+
+/// X.509 lets anything stand there, a text that looks like a SPIFFE id too.
+fn is_dns_name(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._*".contains(&byte))
 }
 
 #[cfg(test)]
@@ -53,5 +58,14 @@ mod tests {
         assert_eq!(identities, ["spiffe://a.test/svc", "svc.a.test"]);
         assert_eq!(read.primary_identity(), Some("spiffe://a.test/svc"));
         assert!(certificate(b"garbage").is_err());
+    }
+
+    #[test]
+    fn a_dns_name_that_is_none_is_no_identity() {
+        let authority = Authority::new("test").unwrap();
+        let dns = ["spiffe://a.test/admin", "a.test/admin", "a:b", "svc.a.test"].map(String::from).to_vec();
+        let names = ClientNames { dns, ..ClientNames::default() };
+        let issued = authority.client(&names, crate::pki::Validity::days(30)).unwrap();
+        assert_eq!(certificate(&issued.certificate_der().unwrap()).unwrap().identities, ["svc.a.test"]);
     }
 }

@@ -196,7 +196,8 @@ impl AuditLog {
     /// runs to its end, whether the caller waits or not.
     ///
     /// # Errors
-    /// AUDIT_UNAVAILABLE when it did not happen, or its outcome could not be read back in time.
+    /// AUDIT_UNAVAILABLE when it did not happen, or its outcome could not be read back in time;
+    /// RECORD_REJECTED when one of `actions` met an item that can't be read.
     pub async fn commit(&self, actions: Vec<Action>, draft: AuditDraft, deadline: Deadline) -> Result<Commit, Failure> {
         if actions.len() > COMMIT_ACTIONS_MAX {
             return Err(Failure::new(Reason::Internal).caused_by("a mutation of too many actions"));

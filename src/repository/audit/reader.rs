@@ -1,6 +1,6 @@
 //! What is read of the log: batches by chain, records by place, the end of chains that the index
-//! has not reached yet. Every batch that is read is verified; whose records may be seen is the use
-//! case's question.
+//! has not reached yet. Every batch that is read is verified, and one that does not verify hides no
+//! other: verification is who reports it. Whose records may be seen is the use case's question.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use super::{
 use crate::{
     domain::{
         clock::{Deadline, Timestamp},
-        error::Failure,
+        error::{Failure, Reason},
         ids::OrgId,
     },
     repository::{fields::rejected, records::Records},
@@ -74,7 +74,8 @@ pub struct Snapshot {
 }
 
 impl AuditLog {
-    /// The log now; every record that was acknowledged before is in it, once.
+    /// The log now; every record that was acknowledged before is in it, once. Of a chain whose last
+    /// batch does not verify, only what is indexed.
     ///
     /// # Errors
     /// STORE_UNAVAILABLE, RECORD_REJECTED.
@@ -91,7 +92,14 @@ impl AuditLog {
         for (chain, cut) in cuts {
             let head = match lanes.head(&chain) {
                 Some(head) => head,
-                None => find_head(&lanes.records, &chain, cut, deadline).await?.map_or(cut, |last| last.header.batch),
+                None => match find_head(&lanes.records, &chain, cut, deadline).await {
+                    Ok(last) => last.map_or(cut, |last| last.header.batch),
+                    Err(failure) if failure.reason == Reason::RecordRejected => {
+                        tracing::error!(%chain, "the last batch of a chain does not verify");
+                        cut
+                    }
+                    Err(failure) => return Err(failure),
+                },
             };
             if head > cut {
                 unindexed.push(Unindexed { chain, cut, head });
@@ -141,25 +149,32 @@ pub async fn batch(
     found.map(|item| read_sound(records, item)).transpose()
 }
 
-/// These batches, in order; each must be there.
+/// These batches, in order; None in the place of one that is missing or does not verify.
 ///
 /// # Errors
-/// STORE_UNAVAILABLE, RECORD_REJECTED.
-pub async fn batches(records: &Records, places: &[(ChainId, u64)], deadline: Deadline) -> Result<Vec<Batch>, Failure> {
+/// STORE_UNAVAILABLE.
+pub async fn batches(
+    records: &Records,
+    places: &[(ChainId, u64)],
+    deadline: Deadline,
+) -> Result<Vec<Option<Batch>>, Failure> {
     // Two rows of one index never lead to the same batch, but rows can be forged.
     let mut items = BTreeMap::new();
     let mut keys: Vec<ItemKey> = places.iter().map(|(chain, number)| batch_key(chain, *number)).collect();
     keys.sort_unstable();
     keys.dedup();
     for keys in keys.chunks(ITEMS_MAX) {
-        let found = records.get(keys, deadline).await?;
-        items.extend(found.into_iter().flatten().map(|item| (item.key.clone(), item)));
+        let found = records.get_each(keys, deadline).await?;
+        items.extend(found.into_iter().filter_map(|item| item.ok().flatten()).map(|item| (item.key.clone(), item)));
     }
     let read = |(chain, number): &(ChainId, u64)| {
-        let item = items.remove(&batch_key(chain, *number)).ok_or_else(|| rejected("batch"))?;
-        read_sound(records, item)
+        let batch = items.remove(&batch_key(chain, *number)).and_then(|item| read_sound(records, item).ok());
+        if batch.is_none() {
+            tracing::error!(%chain, number, "a batch of the audit log does not verify: readers leave it out");
+        }
+        batch
     };
-    places.iter().map(read).collect()
+    Ok(places.iter().map(read).collect())
 }
 
 /// The event at `sequence` of `chain`, if it is of `org`.

@@ -37,6 +37,10 @@ pub(crate) enum Fault {
     Late,
     /// It is refused as unavailable.
     Refused,
+    /// It waits for its deadline, and is withdrawn.
+    Withdrawn,
+    /// It meets an item that can't be read.
+    Corrupt,
 }
 
 #[derive(Debug, Default)]
@@ -134,7 +138,7 @@ impl ItemStore for TinyStore {
             Ok(Page { items: found, next })
         })
     }
-    fn write(&self, _: WriteId, actions: Vec<Action>, _: Deadline) -> PortFuture<'_, Result<Written, StoreError>> {
+    fn write(&self, _: WriteId, actions: Vec<Action>, by: Deadline) -> PortFuture<'_, Result<Written, StoreError>> {
         Box::pin(async move {
             self.writes.fetch_add(1, Ordering::SeqCst);
             tokio::task::yield_now().await;
@@ -156,6 +160,11 @@ impl ItemStore for TinyStore {
                     Written::Unknown
                 }
                 Some(Fault::Refused) => return Err(StoreError::Unavailable("refused".into())),
+                Some(Fault::Withdrawn) => {
+                    tokio::time::sleep_until(by.instant().into()).await;
+                    return Err(StoreError::Unavailable("the deadline passed".into()));
+                }
+                Some(Fault::Corrupt) => return Err(StoreError::Corrupt("no item of ours".into())),
             })
         })
     }

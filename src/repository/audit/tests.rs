@@ -8,11 +8,12 @@ use std::{
 
 use super::{
     AuditLog, AuditSettings, Commit,
-    batch::{Batch, BatchKind, ChainId, Header, batch_item, batch_key, place},
+    batch::{Batch, BatchKind, ChainId, Header, LaneKind, batch_item, batch_key, place},
     heads::Head,
     reader,
     testing::{Fault, TinyStore, draft, log_on, records, soon},
     tree::leaf_hash,
+    writer::{Appended, ChainWriter},
 };
 use crate::{
     domain::{audit::Receipt, error::Reason},
@@ -136,6 +137,43 @@ async fn a_batch_that_never_came_is_sealed_over_and_written_elsewhere() {
     assert_eq!(batches.last().unwrap().header.kind, BatchKind::Seal);
     let row = records(&store).get_verified(Head::key(&batches[0].header.chain), soon()).await.unwrap().unwrap();
     assert_eq!(Head::read(&row).unwrap().sealed, Some(2));
+}
+
+/// A mutation's deadline is its caller's: what he withdraws never happens, harms no chain, and says
+/// nothing of the log.
+#[tokio::test]
+async fn a_write_that_did_not_happen_costs_no_chain_and_a_short_deadline_no_health() {
+    let store = Arc::new(TinyStore::default());
+    let log = log_on(&store);
+    let lanes = &log.0.lanes;
+    let record = || [super::record::encode(draft("acme", "a"), &*lanes.entropy).unwrap()];
+    let short = || lanes.clock.deadline(Duration::from_millis(20));
+    let mut writer = ChainWriter::new(Arc::clone(lanes), LaneKind::Mutation);
+    let Appended::Done { chain, batch: 1 } = writer.append(&[], &record(), soon()).await.unwrap() else { panic!() };
+
+    store.fail([Fault::Withdrawn]);
+    let failure = writer.append(&create("x"), &record(), short()).await.unwrap_err();
+    assert_eq!(failure.reason, Reason::AuditUnavailable);
+    assert!(log.is_writable());
+    store.fail([Fault::Corrupt]);
+    let failure = writer.append(&create("x"), &record(), soon()).await.unwrap_err();
+    assert_eq!(failure.reason, Reason::RecordRejected);
+    assert!(log.is_writable());
+    store.fail([Fault::Refused]);
+    let done = writer.append(&create("x"), &record(), soon()).await.unwrap();
+    assert_eq!(done, Appended::Done { chain: chain.clone(), batch: 2 });
+    assert_chained(&all_batches(&store, chain.as_str()).await);
+
+    // With time left it is the store that refuses; a shared lane's deadline is the log's own.
+    store.fail([Fault::Refused; 3]);
+    writer.append(&create("y"), &record(), soon()).await.unwrap_err();
+    assert!(!log.is_writable());
+    writer.append(&create("y"), &record(), soon()).await.unwrap();
+    assert!(log.is_writable());
+    store.fail([Fault::Withdrawn]);
+    let mut shared = ChainWriter::new(Arc::clone(lanes), LaneKind::Shared);
+    shared.append(&[], &record(), short()).await.unwrap_err();
+    assert!(!log.is_writable());
 }
 
 #[tokio::test]

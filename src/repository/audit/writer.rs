@@ -157,7 +157,7 @@ impl ChainWriter {
     ///
     /// # Errors
     /// AUDIT_UNAVAILABLE when it did not happen or is not known to have; INTERNAL for actions that
-    /// break the store's contract.
+    /// break the store's contract; RECORD_REJECTED when one of them met an item that can't be read.
     pub(super) async fn append(
         &mut self,
         actions: &[Action],
@@ -167,10 +167,18 @@ impl ChainWriter {
         let ended = self.attempt(actions, records, deadline).await;
         match &ended {
             Ok(_) => self.lanes.set_writable(true),
-            Err(failure) if failure.reason == Reason::AuditUnavailable => self.lanes.set_writable(false),
+            Err(failure) if failure.reason == Reason::AuditUnavailable && self.is_at_fault(deadline) => {
+                self.lanes.set_writable(false);
+            }
             Err(_) => {}
         }
         ended
+    }
+
+    /// Whether a failure says something of the log: a mutation's deadline is its caller's, and that
+    /// he gave it too little time does not.
+    fn is_at_fault(&self, deadline: Deadline) -> bool {
+        self.doubt.is_some() || self.kind == LaneKind::Shared || !self.lanes.clock.left(deadline).is_zero()
     }
 
     async fn attempt(
@@ -179,6 +187,7 @@ impl ChainWriter {
         records: &[Encoded],
         deadline: Deadline,
     ) -> Result<Appended, Failure> {
+        let mut failure = unavailable();
         for _ in 0..ATTEMPTS {
             self.settle().await?;
             if self.lanes.clock.left(deadline).is_zero() {
@@ -199,18 +208,23 @@ impl ChainWriter {
                     tracing::warn!(chain = %self.chain.id, batch, "fenced: the lane opens a new chain");
                     self.open_new();
                 }
-                Err(error @ StoreError::Contract(_)) => {
-                    self.doubt = None;
-                    return Err(Failure::new(Reason::Internal).caused_by(error));
-                }
-                Ok(Written::Unknown) | Err(_) => {
+                Ok(Written::Unknown) => {
                     if self.settle().await? == Some(Settled::Landed) {
                         return Ok(Appended::Done { chain: self.chain.id.clone(), batch });
                     }
                 }
+                // An error means that nothing happened and nothing will: the batch's place is free.
+                Err(error) => {
+                    self.doubt = None;
+                    let is_of_actions = matches!(error, StoreError::Corrupt(_)) && !actions.is_empty();
+                    if is_of_actions || matches!(error, StoreError::Contract(_)) {
+                        return Err(error.into());
+                    }
+                    failure = lost(error);
+                }
             }
         }
-        Err(unavailable())
+        Err(failure)
     }
 
     /// Clears a doubt; afterwards there is none.

@@ -10,7 +10,7 @@ use crate::{
         key::{KeyRecord, Version},
     },
     repository::{
-        fields,
+        fields, last_used,
         records::{Expected, Records, Verified},
     },
     store::{Action, Condition, Item, ItemKey, NewItem, Order, Query, SortRange},
@@ -122,7 +122,7 @@ fn delete_version(name: &KeyName, stored: &StoredVersion) -> Vec<Action> {
 pub fn delete(record: &KeyRecord) -> Vec<Action> {
     let name = &record.name;
     let mut actions = vec![Action::Delete(meta_key(&name.org, &name.id), Condition::Revision(record.revision))];
-    actions.push(listing::delete(record));
+    actions.extend([listing::delete(record), last_used::delete_key(name)]);
     actions.extend(lookup::delete_routes(record));
     actions
 }
@@ -208,7 +208,12 @@ pub async fn removals(
         let number = key.sort.strip_prefix("V#").and_then(|number| number.parse().ok());
         match number.and_then(|number| open_version(records, record, number, item).ok()) {
             Some(stored) => actions.extend(delete_version(&record.name, &stored)),
-            None => actions.push(Action::Delete(key, Condition::Any)),
+            None => {
+                actions.push(Action::Delete(key, Condition::Any));
+                // What its own record can't tell, the key's may.
+                let listed = number.and_then(|number| record.version(number));
+                actions.extend(listed.and_then(|version| lookup::delete_fingerprint(&record.name, version)));
+            }
         }
     }
     Ok((actions, page.next.is_some()))

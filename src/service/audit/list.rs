@@ -18,7 +18,8 @@ use crate::{
 
 /// Index rows whose batches are read at once.
 const ROWS_AT_ONCE: usize = 24;
-/// Index rows, and batches of the chains' ends, that one page looks at; then it is short.
+/// Index rows, and batches of the chains' ends, that one page looks at; then it is short. Each end's
+/// first batch is not counted, so that a page gets on however many ends there are.
 const LOOKS_MAX: usize = 480;
 /// Days of the index that are asked for at once.
 const DAYS_AT_ONCE: usize = 64;
@@ -75,7 +76,7 @@ pub(super) async fn page(
             Place { ends, day: None, position: snapshot.position, below: None }
         }
     };
-    let mut walk = Walk { source, wanted, events: Vec::new(), looks: 0 };
+    let mut walk = Walk { source, wanted, events: Vec::new(), looks: 0, looks_max: LOOKS_MAX + at.ends.len() };
     let next = match walk.ends(at).await? {
         Walked::All(place) => walk.index(place).await?,
         Walked::Until(place) => Some(place),
@@ -93,6 +94,7 @@ struct Walk<'a> {
     wanted: &'a Wanted<'a>,
     events: Vec<Event>,
     looks: usize,
+    looks_max: usize,
 }
 
 impl Walk<'_> {
@@ -107,7 +109,7 @@ impl Walk<'_> {
         true
     }
     fn is_tired(&self) -> bool {
-        self.looks >= LOOKS_MAX
+        self.looks >= self.looks_max
     }
 
     async fn ends(&mut self, at: Place) -> Result<Walked, Failure> {
@@ -121,7 +123,7 @@ impl Walk<'_> {
             for end in &mut ends {
                 while end.is_wanting() && !self.is_tired() {
                     end.load(self.source, self.wanted).await?;
-                    self.looks += usize::from(end.loaded.is_empty());
+                    self.looks += 1;
                 }
             }
             ends.retain(|end| !end.loaded.is_empty() || end.is_wanting());
@@ -185,7 +187,7 @@ impl Walk<'_> {
             let batches = reader::batches(records, &places, *deadline).await?;
             for (row, batch) in rows.iter().zip(&batches) {
                 let below = at.below.filter(|_| row.position == at.position);
-                for index in left_of(row, below) {
+                for (batch, index) in batch.iter().flat_map(|batch| left_of(row, below).map(move |it| (batch, it))) {
                     // A forged row may lead to another organization's record: it is not one of ours.
                     let Some(event) = Event::of(org, batch, index.into(), row.position) else { continue };
                     if !self.take(event) {
@@ -235,7 +237,7 @@ impl Backwards {
     async fn load(&mut self, source: &Source, wanted: &Wanted<'_>) -> Result<(), Failure> {
         let (number, last) = place(self.below.saturating_sub(1));
         let places = [(self.chain.clone(), number)];
-        for batch in reader::batches(&source.records, &places, wanted.deadline).await? {
+        for batch in reader::batches(&source.records, &places, wanted.deadline).await?.into_iter().flatten() {
             let indexes = 0..batch.records.len().min(last + 1);
             self.loaded.extend(indexes.filter_map(|index| Event::of(wanted.org, &batch, index, 0)));
         }

@@ -14,7 +14,7 @@ use crate::{
     },
     repository::audit::{
         index::{self, IndexState},
-        reader::{self, Snapshot},
+        reader::{self, Snapshot, Unindexed},
     },
     store::Order,
 };
@@ -114,11 +114,15 @@ impl<S: Fn(&Cursor) -> Result<String, Failure> + Send + Sync> Pump<'_, S> {
         self.source.clock.deadline(READ)
     }
 
-    /// Whether the index holds everything that stood in the log at `end`.
+    /// Whether the index holds everything that stood in the log at `end` and that it can hold:
+    /// nothing behind a batch that does not verify is put in order, and nobody waits for it.
     async fn has_passed(&self, end: &Snapshot) -> Result<bool, Failure> {
         let now = self.source.audit.snapshot(self.deadline()).await?;
-        let is_behind = |chain, head| now.unindexed.iter().any(|left| left.chain == chain && left.cut < head);
-        Ok(!end.unindexed.iter().any(|then| is_behind(then.chain.clone(), then.head)))
+        let is_behind = |left: &Unindexed| end.unindexed.iter().any(|it| it.chain == left.chain && left.cut < it.head);
+        let behind = now.unindexed.into_iter().filter(is_behind);
+        let next: Vec<_> = behind.map(|left| (left.chain, left.cut + 1)).collect();
+        let next = reader::batches(&self.source.records, &next, self.deadline()).await?;
+        Ok(next.iter().all(Option::is_none))
     }
 
     /// Sends what stands between `at` and position `until`, which is moved on; whether there was
@@ -156,6 +160,7 @@ impl<S: Fn(&Cursor) -> Result<String, Failure> + Send + Sync> Pump<'_, S> {
             for (row, batch) in rows.iter().zip(&batches) {
                 let first = if row.position == at.position { at.record } else { 0 };
                 for index in row.records.iter().copied().filter(|index| u32::from(*index) >= first) {
+                    let Some(batch) = batch else { break };
                     (at.position, at.record) = (row.position, u32::from(index) + 1);
                     let Some(event) = Event::of(org, batch, index.into(), row.position) else { continue };
                     if (self.sees)(&event) {

@@ -19,7 +19,7 @@ use crate::{
     },
     kms::fake::FakeKms,
     repository::{
-        audit::{AuditSettings, AuditTasks},
+        audit::{AuditSettings, AuditTasks, batch::batch_key},
         records::Expected,
         tokens,
     },
@@ -265,6 +265,77 @@ async fn pages_hold_every_event_once_whatever_is_indexed_meanwhile() {
         assert!(index.is_sorted_by(|newer, older| newer.position > older.position));
         assert!(events.iter().all(|event| event.record.org == "acme"));
     }
+}
+
+/// Verification says where the log breaks; everywhere else it is read on.
+#[tokio::test]
+async fn a_batch_that_does_not_verify_is_left_out_and_hides_no_other() {
+    for (is_indexed, bad, is_unreadable) in
+        [(true, 2, false), (true, 2, true), (false, 4, false), (false, 4, true), (false, 2, false), (false, 0, true)]
+    {
+        let mut world = World::new().await;
+        let mut receipts = Vec::new();
+        for n in 0..5 {
+            receipts.push(world.append(world.draft("acme", &format!("keys/k{n}"))).await);
+        }
+        if is_indexed {
+            AuditTasks::new(&world.parts.audit).tick().await.unwrap();
+        }
+        let bad = receipts.remove(bad);
+        let chain = ChainId::parse(&bad.chain).unwrap();
+        let key = batch_key(&chain, bad.sequence / 4_096);
+        let mut item = world.store.dump().into_iter().find(|item| item.key == key).unwrap();
+        item.mac = None;
+        world.store.tamper(item);
+        if is_unreadable {
+            world.store.damage(&key);
+        }
+        // A later boot: no lane knows the chain's end any more.
+        let Parts { records, clock, entropy, .. } = world.parts.clone();
+        world.parts.audit = AuditLog::open(records, clock, entropy, AuditSettings::default()).unwrap();
+        world.reader = AuditReader::new(world.parts.clone());
+        let mut tasks = AuditTasks::new(&world.parts.audit);
+        tasks.tick().await.unwrap();
+        receipts.push(world.append(world.draft("acme", "keys/later")).await);
+
+        let case = format!("{is_indexed} {} {is_unreadable}", bad.sequence);
+        let call = world.call("acme", LIST, &[]).await;
+        let expected: BTreeSet<_> = receipts.iter().map(Receipt::event_id).collect();
+        let listed = world.list(&call, EventQuery::default(), 2).await;
+        assert_eq!((listed.len(), BTreeSet::from_iter(ids(&listed))), (5, expected), "{case}");
+        let name = EventName::Id(bad.event_id());
+        let refused = world.reader.event(&call, "", &name).await.unwrap_err();
+        assert_eq!(refused.reason, Reason::RecordRejected, "{case}");
+
+        let stop = tokio_util::sync::CancellationToken::new();
+        tokio::spawn(tasks.run(stop.clone()));
+        let call = world.call("acme", STREAM, &[]).await;
+        let streamed = drain(world.reader.stream(call, EventQuery::default(), false).await.unwrap()).await;
+        let streamed: Vec<Event> = streamed.into_iter().map(|(event, _)| event).collect();
+        // What is not in order yet gets no position behind a break.
+        let is_in_order =
+            |receipt: &&Receipt| is_indexed || receipt.chain != bad.chain || receipt.sequence < bad.sequence;
+        let expected: Vec<_> = receipts.iter().filter(is_in_order).map(Receipt::event_id).collect();
+        assert_eq!(ids(&streamed), expected, "{case}");
+        stop.cancel();
+    }
+}
+
+/// However little of it the caller may see, each page gets on.
+#[tokio::test]
+async fn a_page_over_a_long_end_of_a_chain_ends() {
+    let world = World::new().await;
+    const EVENTS: usize = 1_000;
+    for n in 0..EVENTS {
+        world.append(world.draft("acme", &format!("keys/k{n}"))).await;
+    }
+    let call = world.call("acme", LIST, &["orgs/acme/keys/k0"]).await;
+    let before = world.store.faults().reads();
+    let page = world.reader.list(&call, &EventQuery::default(), 10).await.unwrap();
+    let reads = world.store.faults().reads() - before;
+    assert!(page.events.is_empty() && reads < 600, "{} events, {reads} reads", page.events.len());
+    let query = EventQuery { token: page.next_page_token, ..EventQuery::default() };
+    assert_eq!(world.list(&call, query, 10).await.len(), 1);
 }
 
 #[tokio::test]

@@ -85,6 +85,7 @@ impl Vault {
 fn remembered(name: &str) -> Remembered {
     Remembered {
         resource: format!("orgs/acme/keys/{name}"),
+        uid: Some(Uid::stored("uid")),
         revision: 1,
         numbers: [("expire_time".to_owned(), 7), ("count".to_owned(), -1)].into(),
         codes: vec!["SHORT".to_owned()],

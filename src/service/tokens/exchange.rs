@@ -6,14 +6,14 @@ use super::{
     Call, Issued, ROUNDS, TokenService,
     issue::Ground,
     life::{Life, Reach},
-    name_of, own_confirmation,
+    name_of,
 };
 use crate::{
     authz::{attenuation::Holding, exchange::ExchangePermit, jwt::is_foreign},
     domain::{
         error::{Failure, Reason},
         ids::{BindingId, OrgId, TokenId},
-        token::{AccessToken, Confirmation, Grant, TokenRecord},
+        token::{AccessToken, Grant, TokenRecord},
     },
     repository::bindings,
     service::bindings::mode_in,
@@ -62,6 +62,7 @@ impl TokenService {
             let holding = Holding::of_exchange(&permit);
             let grants = request.grants.as_deref().unwrap_or(permit.grants());
             holding.permits("grants", grants)?;
+            let may_have = |record: &TokenRecord| holding.gives(record);
 
             // Only now: whoever has no binding learns nothing of the organization.
             let idempotency = self.parts.mutations.idempotency(call, org, &request.request_id).await?;
@@ -70,7 +71,7 @@ impl TokenService {
             let mut items = self.parts.records.get(&needs, call.deadline).await?.into_iter();
             let ground = Ground::read(&self.parts.records, &mut items)?.ok_or(Reason::ExchangeRefused)?;
             if let Some(prior) = self.parts.mutations.prior(idempotency.as_ref(), items.next().flatten())? {
-                return self.replay(call, &prior).await;
+                return self.replay(call, &prior, &may_have).await;
             }
 
             let life = Life::new(&self.settings, call.time, request.ttl, Reach::Latest, permit.expires())?;
@@ -81,7 +82,7 @@ impl TokenService {
                 description: String::new(),
                 grants: grants.to_vec(),
                 mode: mode_in(ground.is_mock, permit.mode(), None)?,
-                confirmation: confirmation(call, &permit),
+                confirmation: permit.confirmation().clone(),
                 created: call.time,
                 expires: life.expires,
                 max_expires: life.max_expires,
@@ -105,7 +106,7 @@ impl TokenService {
             draft.subject = made.record.subject.to_string();
             draft.token_id = made.record.parent.as_ref().map(ToString::to_string).unwrap_or_default();
             draft.revision = made.record.revision;
-            if let Some(issued) = self.hand_out(call, idempotency.as_ref(), made, draft).await? {
+            if let Some(issued) = self.hand_out(call, idempotency.as_ref(), made, draft, &may_have).await? {
                 return Ok(issued);
             }
         }
@@ -124,14 +125,5 @@ impl TokenService {
         let keys = self.parts.keyring.signing();
         let claims = self.verifier.verify(jwt, &*keys, &call.peer.certificate, now)?;
         self.parts.sessions.open_token_exchange(call, &request.org, &claims).await
-    }
-}
-
-/// What the new token is bound to: the identity that matched, which outlives the certificate's
-/// renewal; for a token, the caller's own.
-fn confirmation(call: &Call, permit: &ExchangePermit) -> Confirmation {
-    match permit.parent() {
-        None => Confirmation::Identity(permit.subject().to_string()),
-        Some(_) => own_confirmation(call),
     }
 }

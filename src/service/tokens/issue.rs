@@ -59,16 +59,17 @@ impl TokenService {
             let id = TokenId::random(&*self.parts.entropy).map_err(|cause| internal().caused_by(cause))?;
             let mut needs = Ground::keys(org, &request.subject, &id);
             needs.extend(idempotency.as_ref().map(|idempotency| idempotency.key.clone()));
-            let access = Access::Resource(Scope::TokensIssue, format!("orgs/{org}/tokens/*"));
+            let access = Access::Plain(Scope::TokensIssue, format!("orgs/{org}/tokens/*"));
             let session = self.parts.sessions.open(call, access, &needs).await?;
 
             let holding = Holding::of_permit(&session.permit);
             holding.permits("grants", &request.grants)?;
             let mode = holding.mode(request.mode)?;
+            let may_have = |record: &TokenRecord| holding.gives(record);
             let mut items = session.items.into_iter();
             let ground = Ground::read(&self.parts.records, &mut items)?.ok_or(Reason::RecordRejected)?;
             if let Some(prior) = self.parts.mutations.prior(idempotency.as_ref(), items.next().flatten())? {
-                return self.replay(call, &prior).await;
+                return self.replay(call, &prior, &may_have).await;
             }
 
             let life =
@@ -96,7 +97,7 @@ impl TokenService {
             let made = self.made(&ground, record)?;
             let mut draft = call.draft(org.clone(), name_of(&made.record).to_string());
             draft.revision = made.record.revision;
-            if let Some(issued) = self.hand_out(call, idempotency.as_ref(), made, draft).await? {
+            if let Some(issued) = self.hand_out(call, idempotency.as_ref(), made, draft, &may_have).await? {
                 return Ok(issued);
             }
         }
@@ -111,7 +112,7 @@ impl TokenService {
         actions.extend(tokens::new_uses(records, &record));
         actions.extend(ground.new_subject(records, &record.org, &record.subject));
         let times = Times { issued: record.created, expires: record.expires };
-        Ok(Made { record, times, key, actions })
+        Ok(Made { record, times, key, actions, uses: 0, last_used: None })
     }
 
     /// The caller's own token with a later expiry.
@@ -124,14 +125,20 @@ impl TokenService {
         for _ in 0..ROUNDS {
             let needs: Vec<_> = idempotency.iter().map(|idempotency| idempotency.key.clone()).collect();
             let session = self.parts.sessions.open(call, Access::Identity, &needs).await?;
+            let own = session.permit.token();
+            let is_own = |record: &TokenRecord| {
+                if name_of(record) == name_of(own) { Ok(()) } else { Err(Reason::RequestIdReused.into()) }
+            };
             let row = session.items.into_iter().next().flatten();
             if let Some(prior) = self.parts.mutations.prior(idempotency.as_ref(), row)? {
-                return self.replay(call, &prior).await;
+                return self.replay(call, &prior, &is_own).await;
             }
-            let made = self.renewal(call, session.permit.token(), ttl, session.permit.renewable_until())?;
+            let view = self.view(own.clone(), call.deadline).await?;
+            let made = self.renewal(call, own, ttl, session.permit.renewable_until())?;
+            let made = Made { uses: view.uses, last_used: view.last_used, ..made };
             let mut draft = call.draft(org.clone(), name_of(&made.record).to_string());
             draft.revision = made.record.revision;
-            if let Some(issued) = self.hand_out(call, idempotency.as_ref(), made, draft).await? {
+            if let Some(issued) = self.hand_out(call, idempotency.as_ref(), made, draft, &is_own).await? {
                 return Ok(issued);
             }
         }
@@ -146,7 +153,9 @@ impl TokenService {
         latest: crate::domain::clock::Timestamp,
     ) -> Result<Made, Failure> {
         let (mut record, key) = (token.clone(), self.primary()?);
-        record.expires = renewed(&self.settings, call.time, ttl, token.expires, latest)?;
+        let claims = call.claims()?;
+        let before = claims.expires.since(claims.issued);
+        record.expires = renewed(&self.settings, call.time, ttl, before, token.expires, latest)?;
         if record.signing_keys.last() != Some(&key.kid) {
             record.signing_keys.retain(|kid| *kid != key.kid);
             record.signing_keys.push(key.kid.clone());
@@ -157,7 +166,7 @@ impl TokenService {
         let actions = Vec::from(tokens::put(&self.parts.records, &record, expected));
         record.revision = expected.next_revision();
         let times = Times { issued: call.time, expires: record.expires };
-        Ok(Made { record, times, key, actions })
+        Ok(Made { record, times, key, actions, uses: 0, last_used: None })
     }
 }
 

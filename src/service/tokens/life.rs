@@ -56,17 +56,19 @@ impl Life {
 }
 
 /// The new expiry of a token that expires at `current` and may live until `latest`: `ttl` from now,
-/// cut to what it may have, and never earlier than it was.
+/// or as long as `before`, the presented copy's life, where nobody says; cut to what it may have,
+/// and never earlier than it was.
 pub(super) fn renewed(
     settings: &TokenSettings,
     now: Timestamp,
     ttl: Option<Duration>,
+    before: Duration,
     current: Timestamp,
     latest: Timestamp,
 ) -> Result<Timestamp, Failure> {
     let ttl = match ttl {
         Some(ttl) => checked("ttl", settings, ttl)?,
-        None => settings.ttl_default,
+        None => before.min(settings.ttl_longest),
     };
     Ok(whole(now.plus(ttl).min(latest)).max(current))
 }
@@ -151,9 +153,10 @@ mod tests {
     #[test]
     fn renewal_moves_the_expiry_on_within_its_limit() {
         let renewed = |ttl, current, latest| {
-            renewed(&settings(), at(1_000), ttl, at(current), at(latest)).map(Timestamp::seconds).ok()
+            let before = Duration::from_secs(7_200);
+            renewed(&settings(), at(1_000), ttl, before, at(current), at(latest)).map(Timestamp::seconds).ok()
         };
-        assert_eq!(renewed(None, 1_100, 90_000), Some(4_600));
+        assert_eq!(renewed(None, 1_100, 90_000), Some(8_200));
         assert_eq!(renewed(span(60), 1_100, 90_000), Some(1_100));
         assert_eq!(renewed(None, 1_100, 2_000), Some(2_000));
         assert_eq!(renewed(None, 2_000, 2_000), Some(2_000));

@@ -115,17 +115,21 @@ impl TokenService {
             }
         };
         let session = self.parts.sessions.open(call, access, &needs).await?;
-        let record = match (claims, session.items.into_iter().next().flatten()) {
+        let record = match (&claims, session.items.into_iter().next().flatten()) {
             (Some(_), Some(item)) => Some(tokens::decode(&self.parts.records.verify(item)?)?),
             (Some(_), None) if needs.is_empty() => Some(session.permit.token().clone()),
             _ => None,
         };
         let record = record.filter(|record| needs.is_empty() || covers(&session.permit, record));
-        let Some(record) = record else {
+        // A copy whose claims are not the record's is refused wherever it is presented.
+        let found = claims.zip(record).filter(|(claims, record)| claims.are_of(record));
+        let Some((claims, record)) = found else {
             return Ok(Introspected { objection: Some(Reason::TokenMalformed), token: None, client_identity });
         };
         let token = self.view(record, call.deadline).await?;
-        Ok(Introspected { objection: token.objection(), token: Some(token), client_identity })
+        // A renewed token outlives its earlier copies.
+        let objection = token.objection().or_else(|| claims.untimely(self.parts.clock.now()));
+        Ok(Introspected { objection, token: Some(token), client_identity })
     }
 
     /// The public signing keys as a JWK set (RFC 7517; RFC 8037 for Ed25519).

@@ -12,6 +12,7 @@ use crate::{
     authz::{
         claims::Claims,
         jwt::{Realm, sign},
+        standing::Standing,
         verifier::TokenVerifier,
     },
     domain::{
@@ -107,10 +108,12 @@ impl TokenService {
         idempotency: Option<&Idempotency>,
         made: Made,
         draft: crate::domain::audit::AuditDraft,
+        may_have: MayHave<'_>,
     ) -> Result<Option<Issued>, Failure> {
-        let Made { record, times, key, actions } = made;
+        let Made { record, times, key, actions, uses, last_used } = made;
         let remembered = Remembered {
             resource: name_of(&record).to_string(),
+            uid: None,
             revision: record.revision,
             numbers: times.remembered(),
             codes: vec![key.kid.clone()],
@@ -119,20 +122,23 @@ impl TokenService {
         let access_token = self.signed(&record, times, &key)?;
         match self.parts.mutations.commit(call, idempotency, remembered, actions, draft).await? {
             Mutated::Done(_) => {
-                let token = self.view(record, call.deadline).await?;
+                // Nothing is read any more: what is done must not be answered with an error.
+                let token = TokenView { record, standing: Standing::Active, uses, last_used };
                 Ok(Some(Issued { access_token, token }))
             }
-            Mutated::Replayed(prior) => self.replay(call, &prior).await.map(Some),
+            Mutated::Replayed(prior) => self.replay(call, &prior, may_have).await.map(Some),
             Mutated::Conflict { .. } => Ok(None),
         }
     }
 
     /// What an earlier call with the same request_id answered: the same token, signed again, and
-    /// its metadata as it is now.
-    async fn replay(&self, call: &Call, prior: &Remembered) -> Result<Issued, Failure> {
+    /// its metadata as it is now. What is remembered is a subject's, and a subject may hold several
+    /// tokens: `may_have` says whether the one that calls now may have it.
+    async fn replay(&self, call: &Call, prior: &Remembered, may_have: MayHave<'_>) -> Result<Issued, Failure> {
         let name = TokenName::parse("request_id", &prior.resource, &OrgId::system())?;
         let found = self.parts.records.get_verified(tokens::item_key(&name.org, &name.id), call.deadline).await?;
         let record = tokens::decode(&found.ok_or(Reason::TokenNotFound)?)?;
+        may_have(&record)?;
         let kid = prior.codes.first().ok_or(Reason::RecordRejected)?;
         let key = self.parts.keyring.signing_key(kid, call.deadline).await?.ok_or(Reason::SigningKeyWithdrawn)?;
         let access_token = self.signed(&record, Times::recalled(&prior.numbers)?, &key)?;
@@ -140,12 +146,17 @@ impl TokenService {
     }
 }
 
+/// Refuses a token that was made by an earlier call to a caller who could not have it made now.
+type MayHave<'a> = &'a (dyn Fn(&TokenRecord) -> Result<(), Failure> + Sync);
+
 /// A token that is about to be written.
 struct Made {
     record: TokenRecord,
     times: Times,
     key: Arc<SigningKey>,
     actions: Vec<Action>,
+    uses: u64,
+    last_used: Option<Timestamp>,
 }
 
 /// The times of one signed copy of a token.

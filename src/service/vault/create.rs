@@ -168,7 +168,7 @@ impl Vault {
         remembered: Remembered,
         meta: Option<Item>,
     ) -> Result<Created, Failure> {
-        let stored = self.covered(permit, name, meta)?.ok_or_else(super::absent)?;
+        let stored = edit::same(&remembered, self.covered(permit, name, meta)?)?;
         let warnings = remembered.codes.iter().filter_map(|code| Warning::from_code(code)).collect();
         Ok(Created { key: self.view(call, stored.record).await, warnings })
     }

@@ -217,10 +217,16 @@ pub(super) fn details(record: &KeyRecord, version: Option<u32>) -> BTreeMap<&'st
     details
 }
 
+/// The key that an earlier call made or changed: one that got its name since is another.
+pub(super) fn same(remembered: &Remembered, found: Option<StoredKey>) -> Result<StoredKey, Failure> {
+    found.filter(|found| remembered.uid.as_ref() == Some(&found.record.uid)).ok_or_else(absent)
+}
+
 /// What is kept of a change that makes `record`, which still has the revision before.
 pub(super) fn remembered(record: &KeyRecord, version: Option<u32>, codes: Vec<String>) -> Remembered {
     Remembered {
         resource: record.full_name(),
+        uid: Some(record.uid.clone()),
         revision: record.revision.saturating_add(1),
         numbers: version.map(|number| ("version".to_owned(), i64::from(number))).into_iter().collect(),
         codes,

@@ -11,7 +11,7 @@ use crate::{
     domain::{
         clock::Timestamp,
         error::{Failure, Reason},
-        ids::KeyName,
+        ids::{KeyName, Uid},
         key::{KeyRecord, KeyState, Labels, RotationPolicy, check_labels, input},
         scope::Scope,
     },
@@ -52,7 +52,9 @@ impl Vault {
         let asked = Asked { call, name, scope: Scope::KeysWrite, request_id, etag };
         let mut edit = match self.begin(asked, &[]).await? {
             Begun::Fresh(edit) => edit,
-            Begun::Before(_, found) => return self.key_before(call, found.map(|found| *found)).await,
+            Begun::Before(remembered, found) => {
+                return self.key_before(call, &remembered, found.map(|found| *found)).await;
+            }
         };
         loop {
             let StoredKey { record: before, sealed } = edit.key()?;
@@ -61,8 +63,11 @@ impl Vault {
             }
             let mut after = before.clone();
             update.apply(&mut after, self.parts.clock.now());
-            // Nobody moves a key out of his own sight.
-            if !edit.permit.covers(&after.full_name(), after.environment.as_ref(), &after.labels) {
+            // Nobody moves a key out of his own sight, nor into the reach of his other grants.
+            let (permit, full_name, environment) = (&edit.permit, after.full_name(), after.environment.as_ref());
+            if !permit.covers(&full_name, environment, &after.labels)
+                || permit.gains(&full_name, environment, &before.labels, &after.labels)
+            {
                 return Err(Reason::ResourceNotGranted.into());
             }
             let rows = lookup::change_routes(&before, &after);
@@ -70,7 +75,10 @@ impl Vault {
             match self.finish(&mut edit, plan).await? {
                 Ended::Done(record) => return Ok(self.view(call, *record).await),
                 Ended::Again => {}
-                Ended::Before(_) => return self.key_before(call, self.read_again(&edit.permit, asked).await?).await,
+                Ended::Before(remembered) => {
+                    let found = self.read_again(&edit.permit, asked).await?;
+                    return self.key_before(call, &remembered, found).await;
+                }
             }
         }
     }
@@ -185,7 +193,7 @@ impl Vault {
             match ended {
                 None => {}
                 Some(Ended::Again) => continue,
-                Some(Ended::Done(_)) => self.purge_condemned(call, name).await?,
+                Some(Ended::Done(record)) => self.purge_condemned(call, name, &record.uid).await?,
                 Some(Ended::Before(remembered)) => return self.key_destroyed_before(call, name, &remembered).await,
             }
             return Ok(self.destroyed(now));
@@ -207,10 +215,10 @@ impl Vault {
         Ok(Some(ended.unwrap_or_else(|| Ended::Done(Box::new(after)))))
     }
 
-    async fn purge_condemned(&self, call: &Call, name: &KeyName) -> Result<(), Failure> {
+    async fn purge_condemned(&self, call: &Call, name: &KeyName, uid: &Uid) -> Result<(), Failure> {
         let now = self.parts.clock.now();
         let draft = call.draft(name.org.clone(), name.to_string());
-        super::purge::purge(&self.parts, name, None, now, draft, None, call.deadline).await.map(|_| ())
+        super::purge::purge(&self.parts, name, Some(uid), now, draft, None, call.deadline).await.map(|_| ())
     }
 
     async fn key_destroyed_before(
@@ -220,7 +228,8 @@ impl Vault {
         remembered: &Remembered,
     ) -> Result<Destroyed, Failure> {
         // The first call may have ended between condemning and removing.
-        self.purge_condemned(call, name).await?;
+        let uid = remembered.uid.as_ref().ok_or(Reason::RecordRejected)?;
+        self.purge_condemned(call, name, uid).await?;
         let time = remembered.numbers.get("destroy_time").ok_or(Reason::RecordRejected)?;
         Ok(self.destroyed(Timestamp::from_micros(*time)))
     }
@@ -235,7 +244,9 @@ impl Vault {
         let call = asked.call;
         let mut edit = match self.begin(asked, &[]).await? {
             Begun::Fresh(edit) => edit,
-            Begun::Before(_, found) => return self.key_before(call, found.map(|found| *found)).await,
+            Begun::Before(remembered, found) => {
+                return self.key_before(call, &remembered, found.map(|found| *found)).await;
+            }
         };
         loop {
             let StoredKey { record: mut after, sealed } = edit.key()?;
@@ -246,7 +257,10 @@ impl Vault {
             match self.finish(&mut edit, plan).await? {
                 Ended::Done(record) => return Ok(self.view(call, *record).await),
                 Ended::Again => {}
-                Ended::Before(_) => return self.key_before(call, self.read_again(&edit.permit, asked).await?).await,
+                Ended::Before(remembered) => {
+                    let found = self.read_again(&edit.permit, asked).await?;
+                    return self.key_before(call, &remembered, found).await;
+                }
             }
         }
     }

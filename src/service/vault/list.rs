@@ -95,6 +95,8 @@ impl Vault {
     ) -> Result<(Vec<KeyView>, Option<String>), Failure> {
         let mut found: Vec<KeyView> = Vec::new();
         let mut looked_at = 0;
+        let is_narrowed = request.filter != KeyFilter::default();
+        let mut chunk = if is_narrowed { CHUNK } else { request.page_size.min(CHUNK) };
         for provider in request.filter.sources() {
             if is_before(provider.as_ref(), place.as_deref()) {
                 continue;
@@ -105,12 +107,13 @@ impl Vault {
                 if left == 0 || looked_at >= ROWS_MAX {
                     return Ok((found, after.or_else(|| provider.map(|provider| format!("{provider}#")))));
                 }
-                let chunk = if request.filter == KeyFilter::default() { left.min(CHUNK) } else { CHUNK };
                 let records = &self.parts.records;
                 let (rows, next) =
                     listing::page(records, permit.org(), provider.as_ref(), chunk, after, call.deadline).await?;
                 looked_at += rows.len();
                 let views = self.look_up(call, permit, request, &rows).await?;
+                // Rows fell away: what is left of a small page would be read by ever fewer of them.
+                chunk = chunk.saturating_mul(2).min(CHUNK);
                 if views.len() > left {
                     let place = views.get(left.saturating_sub(1)).map(|(sort, _)| sort.clone());
                     found.extend(views.into_iter().take(left).map(|(_, view)| view));
@@ -155,8 +158,9 @@ impl Vault {
         }
         let ids: Vec<KeyId> = records.iter().map(|(_, record)| record.name.id.clone()).collect();
         let used = last_used::keys(&self.parts.records, org, &ids, call.deadline).await?;
-        let views = records.into_iter().zip(used).filter(|(_, used)| request.filter.takes_use(*used));
-        Ok(views.map(|((sort, record), used)| (sort, self.view_used(call, record, used))).collect())
+        let views =
+            records.into_iter().zip(used).map(|((sort, record), used)| (sort, self.view_used(call, record, used)));
+        Ok(views.filter(|(_, view)| request.filter.takes_use(view.last_used)).collect())
     }
 }
 

@@ -135,6 +135,8 @@ impl Vault {
         if record.kind == KeyKind::Tripwire && !sees_decoys {
             record.kind = KeyKind::Live;
         }
+        // What is older was a use of a destroyed key that had its name.
+        let last_used = last_used.filter(|used| *used >= record.created);
         KeyView { record, last_used, as_of: self.parts.clock.now() }
     }
 

@@ -4,15 +4,15 @@
 use std::time::Duration;
 
 use super::{
-    Destroyed, KeyView, Vault, VersionView, absent,
-    edit::{Asked, Begun, Ended, Plan},
+    Destroyed, KeyView, Vault, VersionView,
+    edit::{Asked, Begun, Ended, Plan, same},
 };
 use crate::{
     domain::{
         clock::Timestamp,
         error::{Failure, Reason},
         ids::{KeyName, VersionName, VersionSelector},
-        key::{AuthScheme, KeyRecord, input},
+        key::{AuthScheme, KeyKind, KeyRecord, input},
         provider::Warning,
         scope::Scope,
         secret::ProviderKey,
@@ -95,6 +95,7 @@ impl Vault {
         let org = orgs::decode(&self.parts.records.verify(org)?)?;
         loop {
             let StoredKey { record: before, sealed } = edit.key()?;
+            self.check_kind(&before, &request.secret)?;
             let (base_url, auth_scheme) = request.place(&before);
             let (mut version, warnings) = self.version(call, &before, &request.secret, base_url, auth_scheme).await?;
             let mut after = before.clone();
@@ -181,7 +182,9 @@ impl Vault {
         let asked = Asked { call, name: &name.key, scope: Scope::KeysRotate, request_id, etag };
         let mut edit = match self.begin(asked, &[]).await? {
             Begun::Fresh(edit) => edit,
-            Begun::Before(_, found) => return self.key_before(call, found.map(|found| *found)).await,
+            Begun::Before(remembered, found) => {
+                return self.key_before(call, &remembered, found.map(|found| *found)).await;
+            }
         };
         loop {
             let stored = edit.key()?;
@@ -195,7 +198,10 @@ impl Vault {
             match self.finish(&mut edit, plan).await? {
                 Ended::Done(record) => return Ok(self.view(call, *record).await),
                 Ended::Again => {}
-                Ended::Before(_) => return self.key_before(call, self.read_again(&edit.permit, asked).await?).await,
+                Ended::Before(remembered) => {
+                    let found = self.read_again(&edit.permit, asked).await?;
+                    return self.key_before(call, &remembered, found).await;
+                }
             }
         }
     }
@@ -215,7 +221,9 @@ impl Vault {
         let asked = Asked { call, name, scope: Scope::KeysRotate, request_id, etag };
         let mut edit = match self.begin(asked, &[]).await? {
             Begun::Fresh(edit) => edit,
-            Begun::Before(_, found) => return self.key_before(call, found.map(|found| *found)).await,
+            Begun::Before(remembered, found) => {
+                return self.key_before(call, &remembered, found.map(|found| *found)).await;
+            }
         };
         loop {
             let stored = edit.key()?;
@@ -227,7 +235,10 @@ impl Vault {
             match self.finish(&mut edit, plan).await? {
                 Ended::Done(record) => return Ok(self.view(call, *record).await),
                 Ended::Again => {}
-                Ended::Before(_) => return self.key_before(call, self.read_again(&edit.permit, asked).await?).await,
+                Ended::Before(remembered) => {
+                    let found = self.read_again(&edit.permit, asked).await?;
+                    return self.key_before(call, &remembered, found).await;
+                }
             }
         }
     }
@@ -277,9 +288,23 @@ impl Vault {
         }
     }
 
+    /// An administration key has a kind, and a scope to read it, of its own: no version makes one of
+    /// another key. A decoy refuses it, too, or it would be known by taking it.
+    fn check_kind(&self, before: &KeyRecord, secret: &ProviderKey) -> Result<(), Failure> {
+        if before.kind == KeyKind::ProviderAdmin || self.providers.kind_of(secret) != Some(KeyKind::ProviderAdmin) {
+            return Ok(());
+        }
+        Err(Failure::invalid("secret", "an administration key: store it as a key of its own, of kind PROVIDER_ADMIN"))
+    }
+
     /// What a replay of a change of the whole key answers: the key as it is now.
-    pub(super) async fn key_before(&self, call: &Call, found: Option<StoredKey>) -> Result<KeyView, Failure> {
-        Ok(self.view(call, found.ok_or_else(absent)?.record).await)
+    pub(super) async fn key_before(
+        &self,
+        call: &Call,
+        remembered: &Remembered,
+        found: Option<StoredKey>,
+    ) -> Result<KeyView, Failure> {
+        Ok(self.view(call, same(remembered, found)?.record).await)
     }
 
     async fn added_before(
@@ -311,7 +336,7 @@ impl Vault {
         remembered: &Remembered,
         found: Option<StoredKey>,
     ) -> Result<VersionView, Failure> {
-        let record = found.ok_or_else(absent)?.record;
+        let record = same(remembered, found)?.record;
         let number = remembered.numbers.get("version").and_then(|number| u32::try_from(*number).ok());
         let number = number.ok_or(Reason::RecordRejected)?;
         let stored = keys::versions(&self.parts.records, &record, &[number], call.deadline).await?;

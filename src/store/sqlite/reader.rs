@@ -160,7 +160,13 @@ fn page(connection: &Connection, query: Query) -> Result<Page, RowError> {
             break;
         }
         let key = ItemKey { partition: query.partition.clone(), sort: row.get(0)? };
-        let item = row::item(row, 1, key)?;
+        let item = match row::item(row, 1, key.clone()) {
+            Err(RowError::Corrupt(_)) => {
+                tracing::error!(partition = key.partition, sort = key.sort, "a stored item can't be read");
+                Item::unreadable(key)
+            }
+            read => read?,
+        };
         bytes = bytes.saturating_add(limits::bytes_of(&item));
         if bytes > PAGE_BYTES_MAX && !page.items.is_empty() {
             page.next = page.items.last().map(|item| item.key.sort.clone());

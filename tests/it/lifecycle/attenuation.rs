@@ -16,6 +16,17 @@ fn held() -> pb::Grant {
     }
 }
 
+/// What he hands on by: tokens and bindings have neither labels nor an environment, so [`held`]
+/// covers none of them.
+fn means() -> pb::Grant {
+    pb::Grant {
+        scopes: ["tokens:issue", "bindings:write"].map(str::to_owned).to_vec(),
+        labels: [].into(),
+        environments: Vec::new(),
+        ..held()
+    }
+}
+
 /// Grants that are wider than [`held`] in one direction each.
 fn wider() -> Vec<(&'static str, pb::Grant)> {
     let narrow = || pb::Grant { scopes: vec!["keys:read".to_owned()], ..held() };
@@ -111,7 +122,7 @@ async fn middleman(vault: &Vault, mode: pb::TokenMode) -> Caller {
     let binding = pb::IdentityBinding {
         name: format!("orgs/{ORG}/bindings/middleman"),
         identity: Some(pb::identity_binding::Identity::Certificate(MIDDLEMAN.to_owned())),
-        grants: vec![held()],
+        grants: vec![held(), means()],
         mode: mode.into(),
         ttl_max: seconds(1_800),
     };

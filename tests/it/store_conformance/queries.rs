@@ -136,6 +136,27 @@ pub(crate) async fn refuses_a_limit_of_none(fixture: &Fixture) {
     assert_contract(fixture.store.query(Query { limit: 0, ..every("p") }, soon()).await);
 }
 
+pub(crate) async fn an_unreadable_item_hides_no_other(fixture: &Fixture) {
+    let keys = ["a", "b", "c", "d"].map(|sort| key("p", sort));
+    fixture.commit(keys.iter().map(|key| put(key, 1, Condition::Absent)).collect()).await;
+    fixture.damage(&keys[1]);
+    for query in [every("p"), reversed(every("p")), Query { limit: 1, ..every("p") }] {
+        let mut items = fixture.all(query).await;
+        items.sort_by(|one, other| one.key.cmp(&other.key));
+        assert_eq!(sorts(&items), ["a", "b", "c", "d"]);
+        assert_eq!(items[1], Item::unreadable(keys[1].clone()));
+        assert_eq!(items.iter().filter(|item| item.attributes.is_empty()).count(), 1);
+    }
+    assert!(matches!(fixture.store.get(&keys, soon()).await, Err(StoreError::Corrupt(_))));
+    let conflict = fixture.write(vec![put(&keys[1], 2, Condition::Absent)]).await;
+    assert!(matches!(conflict, Err(StoreError::Corrupt(_))), "{conflict:?}");
+    fixture.commit(vec![put(&keys[1], 2, Condition::Present)]).await;
+    assert_eq!(number(&fixture.one(&keys[1]).await.unwrap()), 2, "written again it is whole");
+    fixture.damage(&keys[1]);
+    fixture.commit(vec![delete(&keys[1], Condition::Any)]).await;
+    assert_eq!(sorts(&fixture.all(every("p")).await), ["a", "c", "d"]);
+}
+
 pub(crate) async fn an_empty_range_is_an_empty_page(fixture: &Fixture) {
     filled(fixture).await;
     let none = Page { items: vec![], next: None };

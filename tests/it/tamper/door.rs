@@ -45,11 +45,12 @@ fn seen(status: &tonic::Status) -> (String, String, String, Vec<u8>) {
 async fn a_changed_key_is_refused_and_the_others_are_served() {
     let vault = Vault::start().await;
     let admin = vault.admin().await;
-    for id in ["whole", "state", "unreadable", "value", "moved", "unsigned"] {
+    for id in ["whole", "state", "unreadable", "value", "moved", "unsigned", "unlisted"] {
         create(&admin, id, &openai(id)).await;
     }
     create(&admin, "version", &openai("v1")).await;
     rotate(&admin, "version", &openai("v2"), true).await;
+    rotate(&admin, "version", &openai("v3"), true).await;
     let home = vault.stop().await;
 
     let raw = Raw::open(home.path().join("vault.db"));
@@ -61,18 +62,21 @@ async fn a_changed_key_is_refused_and_the_others_are_served() {
     raw.put(&Row { sealed: Some(sealed), ..meta("value") });
     raw.put(&Row { partition: place(ORG, "moved"), ..meta("whole") });
     raw.put(&Row { mac: None, ..meta("unsigned") });
+    raw.put(&broken(&raw.row(&format!("O#{ORG}#KEYS"), "openai#unlisted")));
     let old = raw.row(&place(ORG, "version"), "V#00000001");
     let mut sealed = old.sealed.clone().unwrap();
     sealed[40] ^= 1;
     raw.put(&Row { sealed: Some(sealed), ..old });
+    raw.put(&broken(&raw.row(&place(ORG, "version"), "V#00000002")));
     drop(raw);
 
     let vault = home.serve("").await;
     let admin = vault.admin().await;
     assert_eq!(retrieve(&admin, "whole").await.unwrap().secret.unwrap().text, openai("whole"));
-    assert_eq!(retrieve(&admin, "version").await.unwrap().secret.unwrap().text, openai("v2"));
+    assert_eq!(retrieve(&admin, "version").await.unwrap().secret.unwrap().text, openai("v3"));
+    retrieve(&admin, "unlisted").await.unwrap();
     let mut refusals = BTreeSet::new();
-    for name in ["state", "unreadable", "value", "moved", "unsigned", "version/versions/1"] {
+    for name in ["state", "unreadable", "value", "moved", "unsigned", "version/versions/1", "version/versions/2"] {
         let name = format!("orgs/{ORG}/keys/{name}");
         let refusal = retrieve(&admin, &name).await.unwrap_err();
         assert_eq!(refusal.code(), Code::DataLoss, "{name}: {refusal:?}");

@@ -61,6 +61,22 @@ async fn a_certificate_becomes_a_token_of_its_binding() {
 }
 
 #[tokio::test]
+async fn a_binding_that_is_named_is_the_only_one_that_is_read() {
+    let vault = Vault::new().await;
+    let admin = vault.admin().await;
+    vault.bind(&admin, "a", "spiffe://test/*", grants(&["keys:read"])).await.unwrap();
+    let id = |id: &str| BindingId::parse("b", id).unwrap();
+    let key = ibyok::repository::bindings::item_key(&org("acme"), &id("admin"));
+    let mut item = vault.store.dump().into_iter().find(|item| item.key == key).unwrap();
+    item.revision += 1;
+    vault.store.tamper(item);
+    let who = vault.nobody(&["spiffe://test/x"]);
+    let named = Exchange { binding: Some(id("a")), ..by_certificate("acme") };
+    assert_eq!(exchange(&vault, &who, named).await.unwrap().token.record.issued_by, "orgs/acme/bindings/a");
+    assert_eq!(reason(exchange(&vault, &who, by_certificate("acme")).await), Reason::RecordRejected);
+}
+
+#[tokio::test]
 async fn no_organization_and_no_binding_answer_the_same() {
     let vault = Vault::new().await;
     let who = vault.nobody(&["spiffe://test/stranger"]);
@@ -120,6 +136,23 @@ async fn a_token_becomes_a_narrower_one_once() {
     let counted = vault.issue(&admin, &counted).await.unwrap();
     let counted = vault.present(&admin, &counted.access_token).unwrap();
     assert_eq!(reason(exchange(&vault, &counted, by_token(&counted)).await), Reason::GrantTooWide);
+}
+
+#[tokio::test]
+async fn a_narrower_token_is_bound_as_its_parent_is() {
+    let vault = Vault::new().await;
+    let admin = vault.admin().await;
+    let both = vault.nobody(&[ADMIN, "second.test"]);
+    for (confirmation, holder) in [
+        (Confirmation::Certificate(admin.peer.certificate.sha256), &admin),
+        (Confirmation::Identity("second.test".into()), &both),
+    ] {
+        let parent = Issue { confirmation: Some(confirmation.clone()), ..request("a", grants(&["keys:read"])) };
+        let parent = vault.present(holder, &vault.issue(&admin, &parent).await.unwrap().access_token).unwrap();
+        let child = exchange(&vault, &parent, by_token(&parent)).await.unwrap();
+        assert_eq!(child.token.record.confirmation, confirmation);
+        vault.stands(&vault.present(holder, &child.access_token).unwrap()).await.unwrap();
+    }
 }
 
 #[tokio::test]

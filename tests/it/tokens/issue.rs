@@ -102,6 +102,63 @@ async fn a_replay_answers_the_same_token_and_another_content_is_refused() {
 }
 
 #[tokio::test]
+async fn a_replay_by_another_token_of_the_subject_hands_out_nothing_that_it_could_not_have() {
+    let vault = Vault::new().await;
+    let admin = vault.admin().await;
+    let all = grants(&["tokens:issue", "keys:read"]);
+    let present = |issued: ibyok::service::tokens::Issued| vault.present(&admin, &issued.access_token).unwrap();
+    let strong = present(vault.issue(&admin, &request("a", all.clone())).await.unwrap());
+    let brief = Issue { max_ttl: Some(span(3_600)), ..request("a", all.clone()) };
+    let brief = present(vault.issue(&admin, &brief).await.unwrap());
+    let mock = Issue { mode: Some(TokenMode::Mock), ..request("a", all) };
+    let mock = present(vault.issue(&admin, &mock).await.unwrap());
+
+    // Renewal: one's own token or none.
+    let renew = |who: &Who| {
+        let call = vault.call(who, "RenewToken", "");
+        let tokens = &vault.tokens;
+        async move { tokens.renew(&call, None, "r").await }
+    };
+    let renewed = renew(&strong).await.unwrap();
+    for other in [&brief, &mock] {
+        assert_eq!(reason(renew(other).await), Reason::RequestIdReused);
+    }
+    assert_eq!(renew(&strong).await.unwrap().access_token.expose_secret(), renewed.access_token.expose_secret());
+
+    // Issue: what the caller could be given now, or nothing.
+    let made = Issue { request_id: "i".into(), ..request("b", grants(&["keys:read"])) };
+    let first = vault.issue(&strong, &made).await.unwrap();
+    assert_eq!(reason(vault.issue(&brief, &made).await), Reason::GrantTooWide);
+    assert!(vault.issue(&mock, &made).await.is_err());
+    let again = vault.issue(&strong, &made).await.unwrap();
+    assert_eq!(again.access_token.expose_secret(), first.access_token.expose_secret());
+}
+
+#[tokio::test]
+async fn renewals_of_two_tokens_that_race_with_one_request_id_do_not_swap_tokens() {
+    let vault = Vault::new().await;
+    let admin = vault.admin().await;
+    let (one, other) = (
+        vault.token(&admin, "a", grants(&["keys:read"])).await,
+        vault.token(&admin, "a", grants(&["keys:list"])).await,
+    );
+    let replica = vault.replica().await;
+    // The first hangs at its commit; the second, on another replica, is answered before it.
+    vault.store.faults().stall_writes();
+    let call = vault.call(&one, "RenewToken", "");
+    let renewing = vault.tokens.renew(&call, None, "r");
+    let overtaking = async {
+        while vault.store.faults().waiting() == 0 {
+            tokio::task::yield_now().await;
+        }
+        replica.tokens.renew(&replica.call(&other, "RenewToken", ""), None, "r").await.unwrap();
+        vault.store.faults().release();
+    };
+    let (renewed, ()) = tokio::join!(renewing, overtaking);
+    assert_eq!(reason(renewed), Reason::RequestIdReused);
+}
+
+#[tokio::test]
 async fn first_tokens_of_one_subject_may_be_issued_at_once() {
     let vault = Vault::new().await;
     let admin = vault.admin().await;
@@ -144,6 +201,20 @@ async fn renewal_keeps_everything_but_the_expiry() {
     assert_eq!(last.token.record.expires, before.max_expires);
     vault.clock.advance(span(3_400));
     assert_eq!(reason(vault.present(&admin, &last.access_token).map(|_| ())), Reason::TokenExpired);
+}
+
+#[tokio::test]
+async fn a_renewal_that_names_no_life_is_for_as_long_as_before() {
+    let vault = Vault::new().await;
+    let admin = vault.admin().await;
+    for seconds in [600, 7_200] {
+        let issue = Issue { ttl: Some(span(seconds)), ..request("a", grants(&["keys:read"])) };
+        let holder = vault.present(&admin, &vault.issue(&admin, &issue).await.unwrap().access_token).unwrap();
+        vault.clock.advance(span(300));
+        let renewed = vault.tokens.renew(&vault.call(&holder, "RenewToken", ""), None, "").await.unwrap();
+        let life = renewed.token.record.expires.since(vault.now()).as_secs();
+        assert!(life.abs_diff(seconds) <= 1, "{life} for {seconds}");
+    }
 }
 
 #[tokio::test]
@@ -265,6 +336,42 @@ async fn introspection_tells_ones_own_and_needs_a_scope_for_others() {
     let admin = vault.admin().await;
     let expired = vault.tokens.introspect(&call(&admin), Some(&jwt(&reader))).await.unwrap();
     assert_eq!(expired.objection, Some(Reason::TokenExpired));
+}
+
+#[tokio::test]
+async fn introspection_judges_the_copy_that_it_is_shown() {
+    let vault = Vault::new().await;
+    let admin = vault.admin().await;
+    let old = vault.token(&admin, "reader", grants(&["keys:read"])).await;
+    vault.clock.advance(span(1_800));
+    let renewed = vault.tokens.renew(&vault.call(&old, "RenewToken", ""), Some(span(7_200)), "").await.unwrap();
+    let fresh = vault.present(&admin, &renewed.access_token).unwrap();
+    vault.clock.advance(span(1_801));
+    let admin = vault.admin().await;
+    let jwt = ibyok::domain::token::AccessToken::new(old.jwt.clone());
+    for asking in [&admin, &fresh] {
+        let call = vault.call(asking, "IntrospectToken", "");
+        let answer = vault.tokens.introspect(&call, Some(&jwt)).await.unwrap();
+        assert_eq!((answer.objection, answer.token.is_some()), (Some(Reason::TokenExpired), true));
+        let answer = vault.tokens.introspect(&call, Some(&renewed.access_token)).await.unwrap();
+        assert_eq!(answer.objection, None);
+    }
+}
+
+#[tokio::test]
+async fn a_copy_signed_by_a_key_that_its_record_forgot_is_no_good_copy() {
+    let vault = Vault::new().await;
+    let admin = vault.admin().await;
+    let old = vault.token(&admin, "reader", grants(&["keys:read"])).await;
+    let (keyring, deadline) = (&vault.parts.keyring, vault.call(&admin, "GetJwks", "").deadline);
+    for _ in 0..4 {
+        keyring.rotate_signing_key(&vault.parts.audit, span(90 * 86_400), deadline).await.unwrap();
+        vault.tokens.renew(&vault.call(&old, "RenewToken", ""), None, "").await.unwrap();
+    }
+    assert_eq!(reason(vault.stands(&old).await), Reason::TokenMalformed);
+    let jwt = ibyok::domain::token::AccessToken::new(old.jwt.clone());
+    let answer = vault.tokens.introspect(&vault.call(&admin, "IntrospectToken", ""), Some(&jwt)).await.unwrap();
+    assert_eq!(answer.objection, Some(Reason::TokenMalformed));
 }
 
 #[tokio::test]

@@ -3,12 +3,18 @@
 use std::sync::atomic::Ordering;
 
 use ibyok::{
-    domain::{error::Reason, scope::Scope, secret::KmsKeyId, token::TokenMode},
+    domain::{
+        error::Reason,
+        ids::Environment,
+        scope::Scope,
+        secret::KmsKeyId,
+        token::{Grant, TokenMode},
+    },
     kms::fake::Fault as KmsFault,
     service::{
         orgs::{CreateOrg, UpdateOrg},
         session::Access,
-        tokens::Issue,
+        tokens::{Issue, Revoke},
     },
     store::fake::{Fault, WriteFault},
 };
@@ -185,4 +191,45 @@ async fn the_state_of_the_server_names_what_does_not_work() {
     let admin = vault.admin().await;
     let refused = vault.status.status(&vault.call(&admin, "GetServerStatus", "")).await;
     assert_eq!(reason(refused), Reason::ScopeMissing);
+}
+
+/// Each of these is of a whole organization or of the server, which have neither labels nor
+/// environment.
+#[tokio::test]
+async fn a_grant_that_is_limited_by_label_or_environment_covers_nothing_that_has_neither() {
+    let vault = Vault::new().await;
+    let (admin, system) = (vault.admin().await, vault.enter(ADMIN, "system").await);
+    let limits: [fn(&mut Grant); 2] = [
+        |grant| grant.environments = vec![Environment::parse("e", "production").unwrap()],
+        |grant| drop(grant.labels.insert("team".to_owned(), "a".to_owned())),
+    ];
+    for limit in limits {
+        let limited = |of, scopes: &[&str]| {
+            let mut grants = grants_in(of, scopes, &[]);
+            limit(&mut grants[0]);
+            grants
+        };
+        let scopes = ["tokens:issue", "tokens:revoke", "bindings:write", "keys:read"];
+        let who = vault.token(&admin, "limited", limited("acme", &scopes)).await;
+        let narrow = || limited("acme", &["keys:read"]);
+        assert_eq!(reason(vault.issue(&who, &request("x", narrow())).await), Reason::ResourceNotGranted);
+        let bound = vault.bind(&who, "b", "spiffe://test/x", narrow()).await;
+        assert_eq!(reason(bound), Reason::ResourceNotGranted);
+        for which in [Revoke::Subject(subject("limited")), Revoke::IssuedBefore(vault.now())] {
+            let call = vault.call(&who, "RevokeTokens", "");
+            assert_eq!(reason(vault.tokens.revoke(&call, &which, "", "").await), Reason::ResourceNotGranted);
+        }
+
+        let who = vault.issue(&system, &request("limited", limited("system", &["admin"]))).await.unwrap();
+        let who = vault.present(&system, &who.access_token).unwrap();
+        let made = vault.orgs.create(&vault.call(&who, "CreateOrg", ""), &create("beta")).await;
+        assert_eq!(reason(made), Reason::ResourceNotGranted);
+        let update = |id| UpdateOrg { id: org(id), display_name: None, kms_key: None, request_id: String::new() };
+        for id in ["acme", "nowhere"] {
+            let updated = vault.orgs.update(&vault.call(&who, "UpdateOrg", ""), &update(id)).await;
+            assert_eq!(reason(updated), Reason::ResourceNotGranted, "{id}");
+        }
+        let seen = vault.status.status(&vault.call(&who, "GetServerStatus", "")).await;
+        assert_eq!(reason(seen), Reason::ResourceNotGranted);
+    }
 }

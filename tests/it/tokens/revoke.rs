@@ -2,8 +2,8 @@
 
 use ibyok::{
     domain::{error::Reason, token::AccessToken},
-    service::tokens::{Exchange, ListTokens, Revoke, Subject},
-    store::fake::WriteFault,
+    service::tokens::{Exchange, Issue, ListTokens, Revoke, Subject},
+    store::fake::{Fault, WriteFault},
 };
 
 use super::harness::*;
@@ -143,4 +143,38 @@ async fn a_lost_reply_does_not_revoke_twice() {
     let fresh = vault.token(&admin, "a", grants(&["keys:read"])).await;
     assert_eq!(revoke(&vault, &admin, &Revoke::Subject(subject("a")), "r").await.unwrap(), 1);
     vault.stands(&fresh).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_done_is_answered_though_nothing_can_be_read_any_more() {
+    let vault = Vault::new().await;
+    let admin = vault.admin().await;
+    let counted = Issue { uses_max: Some(3), ..request("a", grants(&["keys:read"])) };
+    let held = vault.present(&admin, &vault.issue(&admin, &counted).await.unwrap().access_token).unwrap();
+    // Reads end between the commit's start and its end.
+    let breaking = || async {
+        while vault.store.faults().waiting() == 0 {
+            tokio::task::yield_now().await;
+        }
+        vault.store.faults().break_reads(Fault::Unavailable);
+        vault.store.faults().release();
+    };
+    vault.store.faults().stall_writes();
+    let (issued, ()) = tokio::join!(vault.issue(&admin, &counted), breaking());
+    assert_eq!(issued.unwrap().token.objection(), None);
+    vault.store.faults().mend();
+
+    vault.store.faults().stall_writes();
+    let call = vault.call(&held, "RenewToken", "");
+    let (renewed, ()) = tokio::join!(vault.tokens.renew(&call, None, ""), breaking());
+    assert_eq!(renewed.unwrap().token.objection(), None);
+    vault.store.faults().mend();
+
+    for which in [Revoke::Subject(subject("a")), Revoke::IssuedBefore(vault.now())] {
+        vault.store.faults().stall_writes();
+        let (revoked, ()) = tokio::join!(revoke(&vault, &admin, &which, ""), breaking());
+        assert_eq!(revoked.unwrap(), 0, "as far as the count came");
+        vault.store.faults().mend();
+    }
+    assert_eq!(reason(vault.stands(&held).await), Reason::TokenRevoked);
 }
