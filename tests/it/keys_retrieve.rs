@@ -3,13 +3,13 @@
 use ibyok::{
     domain::{
         error::Reason,
-        ids::VersionName,
+        ids::{ProviderId, VersionName},
         key::KeyKind,
         secret::KmsKeyId,
         token::{GrantText, TokenMode},
     },
     kms::fake::{FakeKms, Fault as KmsFault},
-    service::vault::Retrieve,
+    service::vault::{CreateKey, Retrieve},
     store::fake::{Fault, WriteFault},
 };
 
@@ -87,6 +87,38 @@ async fn a_version_that_the_caller_has_is_not_sent_again() {
     let request = Retrieve { if_version_not: "orgs/acme/keys/other/versions/1".into(), ..asked(&admin, "k") };
     let failure = vault.retrieve_key(&admin.call("RetrieveKey"), &request).await.unwrap_err();
     assert_eq!(failure.fields[0].field, "if_version_not");
+}
+
+#[tokio::test]
+async fn a_new_key_is_never_taken_for_a_destroyed_one_of_its_name() {
+    let Setting { vault, org, admin, .. } = setting().await;
+    let key = name(&org, "k");
+    create(&vault, &admin, new_key(&org, "k", GROQ)).await.unwrap();
+    add(&vault, &admin, "k", "gsk_next").await.unwrap();
+    let first = retrieve(&vault, &admin, "k").await.unwrap();
+    vault.destroy_key(&admin.call("DestroyKey"), &key, "", "").await.unwrap();
+    // An entry without a value in between keeps the number for the next.
+    let provider = Some(ProviderId::parse("provider", "ollama").unwrap());
+    create(&vault, &admin, CreateKey { secret: None, provider, ..new_key(&org, "k", GROQ) }).await.unwrap();
+    assert_eq!(reason(retrieve(&vault, &admin, "k/versions/2").await), Reason::KeyHasNoSecret);
+    vault.destroy_key(&admin.call("DestroyKey"), &key, "", "").await.unwrap();
+    create(&vault, &admin, new_key(&org, "k", GROQ)).await.unwrap();
+    let request = Retrieve { if_version_not: first.version, ..asked(&admin, "k") };
+    let answer = vault.retrieve_key(&admin.call("RetrieveKey"), &request).await.unwrap();
+    assert_eq!((value(&answer), answer.version.as_str()), (GROQ, "orgs/acme/keys/k/versions/3"));
+    for number in [1, 2, 4] {
+        let gone = retrieve(&vault, &admin, &format!("k/versions/{number}")).await;
+        assert_eq!(reason(gone), Reason::VersionNotFound, "{number}");
+    }
+    assert_eq!(value(&retrieve(&vault, &admin, "k/versions/3").await.unwrap()), GROQ);
+    // Two creators of one name: what is left of the old key goes to one of them.
+    vault.destroy_key(&admin.call("DestroyKey"), &key, "", "").await.unwrap();
+    let (one, other) = tokio::join!(
+        create(&vault, &admin, new_key(&org, "k", GROQ)),
+        create(&vault, &admin, new_key(&org, "k", GROQ))
+    );
+    assert_eq!(u8::from(one.is_ok()) + u8::from(other.is_ok()), 1);
+    assert_eq!(retrieve(&vault, &admin, "k").await.unwrap().version, "orgs/acme/keys/k/versions/4");
 }
 
 #[tokio::test]

@@ -224,6 +224,7 @@ pub(crate) mod tests {
             deleted: None,
             purges: None,
             versions: Vec::new(),
+            first_version: 1,
             last_version: 0,
             revision: 1,
         }

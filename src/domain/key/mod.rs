@@ -176,7 +176,10 @@ pub struct KeyRecord {
     pub purges: Option<Timestamp>,
     /// The live versions in order of their numbers; possibly one whose grace has ended since.
     pub versions: Vec<Version>,
-    /// The highest number that was ever given.
+    /// The number of its first version: lower ones were of destroyed keys of this name, and no
+    /// number of a name is ever given twice.
+    pub first_version: u32,
+    /// The highest number that was ever given under this name.
     pub last_version: u32,
     /// The item's revision; 0 before it is written.
     pub revision: u64,
@@ -231,7 +234,7 @@ impl KeyRecord {
     /// # Errors
     /// KEY_HAS_NO_SECRET, NO_CURRENT_VERSION, VERSION_NOT_FOUND.
     pub fn select(&self, selector: VersionSelector, now: Timestamp) -> Result<u32, Reason> {
-        if self.last_version == 0 {
+        if self.last_version < self.first_version {
             return Err(Reason::KeyHasNoSecret);
         }
         let newest = |stages: &[Stage]| {
@@ -242,7 +245,7 @@ impl KeyRecord {
             VersionSelector::Current => newest(&[Stage::Current]).ok_or(Reason::NoCurrentVersion),
             VersionSelector::Previous => newest(&[Stage::Previous]).ok_or(Reason::VersionNotFound),
             VersionSelector::Pending => newest(&[Stage::Pending, Stage::Verified]).ok_or(Reason::VersionNotFound),
-            VersionSelector::Number(number) if (1..=self.last_version).contains(&number) => Ok(number),
+            VersionSelector::Number(number) if (self.first_version..=self.last_version).contains(&number) => Ok(number),
             VersionSelector::Number(_) => Err(Reason::VersionNotFound),
         }
     }

@@ -38,6 +38,7 @@ pub(super) fn key_attributes(record: &KeyRecord) -> Attributes {
         .opt_time("deleted", record.deleted)
         .opt_time("purges", record.purges)
         .maps("versions", record.versions.iter().map(|version| version_builder(version).build()))
+        .opt_int("first_version", (record.first_version > 1).then_some(record.first_version))
         .int("last_version", record.last_version)
         .build()
 }
@@ -70,6 +71,7 @@ pub(super) fn key(name: KeyName, item: Verified) -> Result<StoredKey, Failure> {
         deleted: item.opt_time("deleted")?,
         purges: item.opt_time("purges")?,
         versions: item.maps("versions")?.into_iter().map(listed_version).collect::<Result<_, _>>()?,
+        first_version: item.opt_number("first_version")?.unwrap_or(1),
         last_version: item.number("last_version")?,
         revision: item.revision(),
     };

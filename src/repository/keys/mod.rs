@@ -1,6 +1,8 @@
 //! Provider keys: `O#org#K#key` with `META` (the record and the CURRENT version's sealed value)
 //! and `V#00000007` (each version's own record and sealed value), and the rows that are found by
-//! something else. What is sealed is never opened here.
+//! something else. Of a destroyed key `LAST` is left, the last number of its versions: a client that
+//! compares version names never takes the next key of that name for it. What is sealed is never
+//! opened here.
 
 use crate::{
     domain::{
@@ -10,7 +12,8 @@ use crate::{
         key::{KeyRecord, Version},
     },
     repository::{
-        fields, last_used,
+        fields::{self, Builder, Fields},
+        last_used,
         records::{Expected, Records, Verified},
     },
     store::{Action, Condition, Item, ItemKey, NewItem, Order, Query, SortRange},
@@ -117,13 +120,52 @@ fn delete_version(name: &KeyName, stored: &StoredVersion) -> Vec<Action> {
     actions
 }
 
-/// Deletes a key's record and every row by which it is found; its versions are deleted apart.
+/// What is left of the destroyed keys of a name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Left {
+    /// The highest number of their versions; 0: there were none.
+    pub last_version: u32,
+    revision: u64,
+}
+
+/// Where it stands what is left of the destroyed keys of a name; absent while there is a key.
 #[must_use]
-pub fn delete(record: &KeyRecord) -> Vec<Action> {
+pub fn left_key(org: &OrgId, key: &KeyId) -> ItemKey {
+    ItemKey::new(partition(org, key), "LAST")
+}
+
+/// What `item`, read for `key` of `org`, says.
+///
+/// # Errors
+/// RECORD_REJECTED.
+pub fn open_left(records: &Records, org: &OrgId, key: &KeyId, item: Option<Item>) -> Result<Left, Failure> {
+    let Some(item) = item else { return Ok(Left::default()) };
+    let item = expect(records, item, &left_key(org, key))?;
+    Ok(Left { last_version: item.number("last_version")?, revision: item.revision() })
+}
+
+/// Goes with the first record of a key: nobody has created or destroyed one meanwhile.
+#[must_use]
+pub fn take_left(name: &KeyName, left: Left) -> Action {
+    let key = left_key(&name.org, &name.id);
+    match left.revision {
+        0 => Action::Check(key, Condition::Absent),
+        revision => Action::Delete(key, Condition::Revision(revision)),
+    }
+}
+
+/// Deletes a key's record and every row by which it is found, and leaves its last number; its
+/// versions are deleted apart.
+#[must_use]
+pub fn delete(records: &Records, record: &KeyRecord) -> Vec<Action> {
     let name = &record.name;
     let mut actions = vec![Action::Delete(meta_key(&name.org, &name.id), Condition::Revision(record.revision))];
     actions.extend([listing::delete(record), last_used::delete_key(name)]);
     actions.extend(lookup::delete_routes(record));
+    if record.last_version > 0 {
+        let left = Builder::new().int("last_version", record.last_version).build();
+        actions.push(records.put(NewItem::new(left_key(&name.org, &name.id), left), Expected::Absent));
+    }
     actions
 }
 

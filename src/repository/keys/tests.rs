@@ -100,6 +100,7 @@ fn full_record() -> KeyRecord {
         deleted: Some(at(10)),
         purges: Some(at(11)),
         versions: vec![full_version(6), full_version(7)],
+        first_version: 2,
         last_version: 9,
         revision: 3,
     }

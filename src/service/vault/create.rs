@@ -19,7 +19,7 @@ use crate::{
     },
     envelope::{Purpose, SealContext, SealedValue},
     repository::{
-        keys::{self, StoredVersion, listing, lookup},
+        keys::{self, Left, StoredVersion, listing, lookup},
         orgs::{self, OrgRecord},
     },
     service::{
@@ -79,31 +79,34 @@ impl Vault {
         let name = KeyName { org: request.org.clone(), id: request.id.clone() };
         let request_id = if request.validate_only { "" } else { &request.request_id };
         let idempotency = self.parts.mutations.idempotency(call, &name.org, request_id).await?;
-        let mut needs = vec![orgs::item_key(&name.org), keys::meta_key(&name.org, &name.id)];
+        let KeyName { org, id } = &name;
+        let mut needs = vec![orgs::item_key(org), keys::meta_key(org, id), keys::left_key(org, id)];
         needs.extend(idempotency.as_ref().map(|idempotency| idempotency.key.clone()));
         let access = Access::Resource(Scope::KeysWrite, name.to_string());
         let session = self.parts.sessions.open(call, access, &needs).await?;
         let mut items = session.items.into_iter();
-        let (org, meta, row) = (items.next().flatten(), items.next().flatten(), items.next().flatten());
+        let mut next = || items.next().flatten();
+        let (org, meta, left, row) = (next(), next(), next(), next());
         if let Some(remembered) = self.parts.mutations.prior(idempotency.as_ref(), row)? {
             return self.created_before(call, &session.permit, &name, remembered, meta).await;
         }
         let org = orgs::decode(&self.parts.records.verify(org.ok_or(Reason::OrgNotFound)?)?)?;
-        let draft = self.draft(&org, name, &request)?;
+        let left = keys::open_left(&self.parts.records, &name.org, &name.id, left)?;
+        let draft = self.draft(&org, name, left, &request)?;
         if !session.permit.covers(&draft.full_name(), draft.environment.as_ref(), &draft.labels) {
             return Err(Reason::ResourceNotGranted.into());
         }
         if meta.is_some() {
             return Err(Reason::KeyExists.into());
         }
-        self.store(call, &org, draft, request, idempotency.as_ref(), &session.permit).await
+        self.store(call, &org, (draft, left), request, idempotency.as_ref(), &session.permit).await
     }
 
     async fn store(
         &self,
         call: &Call,
         org: &OrgRecord,
-        mut record: KeyRecord,
+        (mut record, left): (KeyRecord, Left),
         request: CreateKey,
         idempotency: Option<&Idempotency>,
         permit: &Permit,
@@ -114,20 +117,21 @@ impl Vault {
             let (base_url, auth_scheme) = (record.base_url.clone(), record.auth_scheme.clone());
             let (mut version, advice) = self.version(call, &record, secret, base_url, auth_scheme).await?;
             if !request.validate_only {
-                let value = self.seal(call, org, &record, 1, secret).await?;
+                let value = self.seal(call, org, &record, record.first_version, secret).await?;
                 version.kms_key.clone_from(&value.wrapped.kms_key_id.0);
                 sealed = Some(value.to_bytes());
             }
             warnings = advice;
             let (now, rotation) = (record.created, record.rotation);
             record.add_version(version, now)?;
-            record.promote_version(1, Duration::ZERO, true, now)?;
+            record.promote_version(record.first_version, Duration::ZERO, true, now)?;
             record.rotation = rotation;
         }
         if request.validate_only {
             return Ok(Created { key: self.view_used(call, record, None), warnings });
         }
-        let actions = self.creation(&record, sealed);
+        let mut actions = self.creation(&record, sealed);
+        actions.push(keys::take_left(&record.name, left));
         let version = record.current().map(|version| version.number);
         let codes = warnings.iter().map(|warning| warning.code().to_owned()).collect();
         let remembered = edit::remembered(&record, version, codes);
@@ -174,7 +178,7 @@ impl Vault {
     }
 
     /// The record without versions.
-    fn draft(&self, org: &OrgRecord, name: KeyName, request: &CreateKey) -> Result<KeyRecord, Failure> {
+    fn draft(&self, org: &OrgRecord, name: KeyName, left: Left, request: &CreateKey) -> Result<KeyRecord, Failure> {
         let provider = self.provider(request)?;
         request.check(provider, &self.settings.plain_http_hosts)?;
         let now = self.parts.clock.now();
@@ -200,7 +204,8 @@ impl Vault {
             deleted: None,
             purges: None,
             versions: Vec::new(),
-            last_version: 0,
+            first_version: left.last_version.checked_add(1).ok_or(Reason::TooManyVersions)?,
+            last_version: left.last_version,
             revision: 0,
         })
     }

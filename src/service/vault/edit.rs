@@ -3,11 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use super::{Vault, absent};
+use super::{KeyView, Vault, absent};
 use crate::{
     authz::permit::Permit,
     domain::{
         audit::AuditDraft,
+        clock::Timestamp,
         error::{Failure, Reason},
         ids::{Environment, KeyName},
         key::{self, KeyRecord, Stage, Version},
@@ -54,6 +55,20 @@ pub(super) struct Edit<'a> {
     /// What else was asked for with it.
     pub(super) more: Vec<Option<Item>>,
     attempts: u32,
+}
+
+/// What a step makes of a key's record.
+#[derive(Debug)]
+pub(super) struct Step {
+    pub(super) after: KeyRecord,
+    /// The versions whose own records change.
+    pub(super) changed: Vec<Version>,
+    /// Rows of other kinds.
+    pub(super) rows: Vec<Action>,
+    /// Which version it is about.
+    pub(super) version: Option<u32>,
+    /// What the caller said of it, for the record.
+    pub(super) purpose: String,
 }
 
 /// What a change writes.
@@ -103,6 +118,46 @@ impl Vault {
         }
         let edit = Edit { asked, permit: session.permit, idempotency, found, more: items.collect(), attempts: 0 };
         Ok(Begun::Fresh(Box::new(edit)))
+    }
+
+    /// Admits a change, commits what `step` makes of the key's record, and answers the key as it is
+    /// now. A replay answers the same.
+    pub(super) async fn change(
+        &self,
+        asked: Asked<'_>,
+        step: impl Fn(&Permit, KeyRecord, Timestamp) -> Result<Step, Failure>,
+    ) -> Result<KeyView, Failure> {
+        let mut edit = match self.begin(asked, &[]).await? {
+            Begun::Fresh(edit) => edit,
+            Begun::Before(remembered, found) => {
+                return self.key_before(asked.call, &remembered, found.map(|found| *found)).await;
+            }
+        };
+        loop {
+            let stored = edit.key()?;
+            let Step { after, changed, version, rows, purpose } =
+                step(&edit.permit, stored.record.clone(), self.parts.clock.now())?;
+            let plan = self.plan(asked.call, stored, after, changed).await?;
+            let plan = Plan { version, rows, purpose, ..plan };
+            match self.finish(&mut edit, plan).await? {
+                Ended::Done(record) => return Ok(self.view(asked.call, *record).await),
+                Ended::Again => {}
+                Ended::Before(remembered) => {
+                    let found = self.read_again(&edit.permit, asked).await?;
+                    return self.key_before(asked.call, &remembered, found).await;
+                }
+            }
+        }
+    }
+
+    /// What a replay of a change of the whole key answers: the key as it is now.
+    async fn key_before(
+        &self,
+        call: &Call,
+        remembered: &Remembered,
+        found: Option<StoredKey>,
+    ) -> Result<KeyView, Failure> {
+        Ok(self.view(call, same(remembered, found)?.record).await)
     }
 
     /// Commits `plan` in place of what `edit` found.
@@ -191,6 +246,12 @@ impl<'a> Edit<'a> {
         let found = self.found.clone().ok_or_else(absent)?;
         key::check_etag(&found.record, self.asked.etag)?;
         Ok(found)
+    }
+}
+
+impl Step {
+    pub(super) fn new(after: KeyRecord) -> Self {
+        Self { after, changed: Vec::new(), rows: Vec::new(), version: None, purpose: String::new() }
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{
     Destroyed, KeyView, Vault,
     create::rotation_from,
-    edit::{Asked, Begun, Edit, Ended, Plan, draft, remembered},
+    edit::{Asked, Begun, Edit, Ended, Step, draft, remembered},
 };
 use crate::{
     domain::{
@@ -15,7 +15,7 @@ use crate::{
         key::{KeyRecord, KeyState, Labels, RotationPolicy, check_labels, input},
         scope::Scope,
     },
-    repository::keys::{self, StoredKey, due, lookup},
+    repository::keys::{self, due, lookup},
     service::{call::Call, mutation::Remembered},
     store::Action,
 };
@@ -50,37 +50,22 @@ impl Vault {
         call.own(&name.org, Reason::KeyNotFound)?;
         update.check()?;
         let asked = Asked { call, name, scope: Scope::KeysWrite, request_id, etag };
-        let mut edit = match self.begin(asked, &[]).await? {
-            Begun::Fresh(edit) => edit,
-            Begun::Before(remembered, found) => {
-                return self.key_before(call, &remembered, found.map(|found| *found)).await;
-            }
-        };
-        loop {
-            let StoredKey { record: before, sealed } = edit.key()?;
+        self.change(asked, |permit, before, now| {
             if before.state == KeyState::Deleted {
                 return Err(Reason::KeyDeleted.into());
             }
             let mut after = before.clone();
-            update.apply(&mut after, self.parts.clock.now());
+            update.apply(&mut after, now);
             // Nobody moves a key out of his own sight, nor into the reach of his other grants.
-            let (permit, full_name, environment) = (&edit.permit, after.full_name(), after.environment.as_ref());
+            let (full_name, environment) = (after.full_name(), after.environment.as_ref());
             if !permit.covers(&full_name, environment, &after.labels)
                 || permit.gains(&full_name, environment, &before.labels, &after.labels)
             {
                 return Err(Reason::ResourceNotGranted.into());
             }
-            let rows = lookup::change_routes(&before, &after);
-            let plan = Plan { rows, ..Plan::new(after, Vec::new(), sealed) };
-            match self.finish(&mut edit, plan).await? {
-                Ended::Done(record) => return Ok(self.view(call, *record).await),
-                Ended::Again => {}
-                Ended::Before(remembered) => {
-                    let found = self.read_again(&edit.permit, asked).await?;
-                    return self.key_before(call, &remembered, found).await;
-                }
-            }
-        }
+            Ok(Step { rows: lookup::change_routes(&before, &after), ..Step::new(after) })
+        })
+        .await
     }
 
     /// Refuses retrieval from the next call on. `reason` stands in the audit log.
@@ -161,7 +146,8 @@ impl Vault {
         self.turn(asked, "", step).await
     }
 
-    /// Destroys a key for good: nothing of it is left but its records in the audit log.
+    /// Destroys a key for good: nothing of it is left but its records in the audit log, and the
+    /// number of its last version.
     ///
     /// # Errors
     /// KEY_NOT_FOUND, ETAG_MISMATCH, WRITE_CONFLICT; those of sessions and of mutations.
@@ -185,7 +171,7 @@ impl Vault {
             let ended = if has_more {
                 self.condemn(&mut edit, record, now).await?
             } else {
-                let mut actions = keys::delete(&record);
+                let mut actions = keys::delete(&self.parts.records, &record);
                 actions.extend(due::delete(&record));
                 actions.extend(versions);
                 self.commit(&mut edit, memory_of(&record, now), actions, draft(call, &record, None)).await?
@@ -241,28 +227,11 @@ impl Vault {
         purpose: &str,
         step: impl Fn(&mut KeyRecord, Timestamp) -> Result<Option<Action>, Reason>,
     ) -> Result<KeyView, Failure> {
-        let call = asked.call;
-        let mut edit = match self.begin(asked, &[]).await? {
-            Begun::Fresh(edit) => edit,
-            Begun::Before(remembered, found) => {
-                return self.key_before(call, &remembered, found.map(|found| *found)).await;
-            }
-        };
-        loop {
-            let StoredKey { record: mut after, sealed } = edit.key()?;
-            let row = step(&mut after, self.parts.clock.now())?;
-            let mut plan = Plan::new(after, Vec::new(), sealed);
-            plan.rows.extend(row);
-            purpose.clone_into(&mut plan.purpose);
-            match self.finish(&mut edit, plan).await? {
-                Ended::Done(record) => return Ok(self.view(call, *record).await),
-                Ended::Again => {}
-                Ended::Before(remembered) => {
-                    let found = self.read_again(&edit.permit, asked).await?;
-                    return self.key_before(call, &remembered, found).await;
-                }
-            }
-        }
+        self.change(asked, |_, mut after, now| {
+            let row = step(&mut after, now)?;
+            Ok(Step { rows: row.into_iter().collect(), purpose: purpose.to_owned(), ..Step::new(after) })
+        })
+        .await
     }
 }
 

@@ -47,7 +47,7 @@ pub async fn purge(
             let meta = keys::meta_key(&name.org, &name.id);
             actions.push(Action::Check(meta, Condition::Revision(record.revision)));
         } else {
-            actions.extend(keys::delete(&record));
+            actions.extend(keys::delete(&parts.records, &record));
             actions.extend(due::delete(&record));
         }
         actions.extend(versions);

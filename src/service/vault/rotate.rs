@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{
     Destroyed, KeyView, Vault, VersionView,
-    edit::{Asked, Begun, Ended, Plan, same},
+    edit::{Asked, Begun, Ended, Plan, Step, same},
 };
 use crate::{
     domain::{
@@ -180,30 +180,13 @@ impl Vault {
             input::check_span("grace", grace, Duration::ZERO, input::GRACE_MAX)?;
         }
         let asked = Asked { call, name: &name.key, scope: Scope::KeysRotate, request_id, etag };
-        let mut edit = match self.begin(asked, &[]).await? {
-            Begun::Fresh(edit) => edit,
-            Begun::Before(remembered, found) => {
-                return self.key_before(call, &remembered, found.map(|found| *found)).await;
-            }
-        };
-        loop {
-            let stored = edit.key()?;
-            let now = self.parts.clock.now();
-            let mut after = stored.record.clone();
+        self.change(asked, |_, mut after, now| {
             let number = known(&after, name.version, now)?;
             let grace = request.grace.or(after.rotation.grace).unwrap_or(input::GRACE_DEFAULT);
             let changed = after.promote_version(number, grace, request.allow_unverified, now)?;
-            let mut plan = self.plan(call, stored, after, changed).await?;
-            plan.version = Some(number);
-            match self.finish(&mut edit, plan).await? {
-                Ended::Done(record) => return Ok(self.view(call, *record).await),
-                Ended::Again => {}
-                Ended::Before(remembered) => {
-                    let found = self.read_again(&edit.permit, asked).await?;
-                    return self.key_before(call, &remembered, found).await;
-                }
-            }
-        }
+            Ok(Step { changed, version: Some(number), ..Step::new(after) })
+        })
+        .await
     }
 
     /// PREVIOUS back to CURRENT.
@@ -219,28 +202,12 @@ impl Vault {
         request_id: &str,
     ) -> Result<KeyView, Failure> {
         let asked = Asked { call, name, scope: Scope::KeysRotate, request_id, etag };
-        let mut edit = match self.begin(asked, &[]).await? {
-            Begun::Fresh(edit) => edit,
-            Begun::Before(remembered, found) => {
-                return self.key_before(call, &remembered, found.map(|found| *found)).await;
-            }
-        };
-        loop {
-            let stored = edit.key()?;
-            let mut after = stored.record.clone();
-            let changed = after.roll_back(self.parts.clock.now())?;
+        self.change(asked, |_, mut after, now| {
+            let changed = after.roll_back(now)?;
             let version = after.current().map(|version| version.number);
-            let mut plan = self.plan(call, stored, after, changed).await?;
-            plan.version = version;
-            match self.finish(&mut edit, plan).await? {
-                Ended::Done(record) => return Ok(self.view(call, *record).await),
-                Ended::Again => {}
-                Ended::Before(remembered) => {
-                    let found = self.read_again(&edit.permit, asked).await?;
-                    return self.key_before(call, &remembered, found).await;
-                }
-            }
-        }
+            Ok(Step { changed, version, ..Step::new(after) })
+        })
+        .await
     }
 
     /// Destroys one version's ciphertext at once, wherever it stands.
@@ -295,16 +262,6 @@ impl Vault {
             return Ok(());
         }
         Err(Failure::invalid("secret", "an administration key: store it as a key of its own, of kind PROVIDER_ADMIN"))
-    }
-
-    /// What a replay of a change of the whole key answers: the key as it is now.
-    pub(super) async fn key_before(
-        &self,
-        call: &Call,
-        remembered: &Remembered,
-        found: Option<StoredKey>,
-    ) -> Result<KeyView, Failure> {
-        Ok(self.view(call, same(remembered, found)?.record).await)
     }
 
     async fn added_before(

@@ -40,6 +40,7 @@ const KINDS: &[(&str, Guard, &str, &str)] = &[
     ("token row", Guard::Nothing, "O#{org}#TOKENS", ".+"),
     ("binding", Guard::Mac, "O#{org}#BIND", ".+"),
     ("key", Guard::MacAndSeal, "O#{org}#K#[^#]+", "META"),
+    ("last version of a destroyed key", Guard::Mac, "O#{org}#K#[^#]+", "LAST"),
     ("key version", Guard::MacAndSeal, "O#{org}#K#[^#]+", "V#[0-9]{8}"),
     ("key row", Guard::Nothing, "O#{org}#KEYS", "[^#]+#[^#]+"),
     ("provider route", Guard::Nothing, "O#{org}#R#provider:.+", ".+"),

@@ -99,6 +99,9 @@ pub async fn fill(vault: &Vault) {
     let hole = format!("orgs/{ORG}/keys/holed/versions/1");
     let destroy = pb::DestroyKeyVersionRequest { name: hole.clone(), confirm: hole, ..Default::default() };
     admin.keys().destroy_key_version(destroy).await.unwrap();
+    create(&admin, "ended", &openai("ended")).await;
+    let destroy = pb::DestroyKeyRequest { name: "ended".into(), confirm: "ended".into(), ..Default::default() };
+    admin.keys().destroy_key(destroy).await.unwrap();
 
     let issue = pb::IssueTokenRequest {
         subject: "limited".to_owned(),
