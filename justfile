@@ -11,9 +11,27 @@ dev *ARGS:
 test *PARTS:
     ./test {{PARTS}}
 
+# Kill the server 2,000 times under its writers, instead of the 200 of the test command
+crash-long CYCLES="2000":
+    CRASH_CYCLES={{CYCLES}} cargo test --release -p ibyok --test it --locked -- --nocapture crash::
+
+# Fuzz each target, or those named, for so many seconds: just fuzz-long 3600 request token
+fuzz-long SECONDS="3600" *TARGETS:
+    tools/fuzz long {{SECONDS}} {{TARGETS}}
+
+# Measure retrievals beside a bare echo, rotations, memory, time to ready; on a quiet machine
+bench *ARGS:
+    cargo build --release --locked -p ibyok -p ibyok-bench --bins
+    target/release/ibyok-bench run --rotations --null-audit {{ARGS}}
+
+# The same with a million stored keys, which are kept in DIR for the next time: 8 GB
+bench-million DIR="target/bench-million":
+    just bench --keys 1000000 --dir {{DIR}}
+
 # Format the code and the protos
 fmt:
     cargo fmt --all
+    cargo fmt --manifest-path fuzz/Cargo.toml
     "$(tools/ensure buf)" format --write
 
 # Make the protos of now the ones that nothing may break

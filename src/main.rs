@@ -13,7 +13,7 @@ use ibyok::{
     config::{Config, Environment},
     domain::{ids::OrgId, principal::IdentityPattern},
     process,
-    server::{self, Sources, dev::Dev, init::Init},
+    server::{self, Sources, archive::VerifyArchive, dev::Dev, init::Init},
     telemetry,
 };
 use tokio::{
@@ -61,10 +61,37 @@ enum Command {
         #[command(flatten)]
         settings: Settings,
     },
+    /// Make last uses, usage and consumers anew from the audit log, while the server is stopped
+    Rebuild {
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Look at the audit log where no server does
+    Audit {
+        #[command(subcommand)]
+        command: AuditCommand,
+    },
     /// Name every problem of the settings, or say OK
     Check {
         #[command(flatten)]
         settings: Settings,
+    },
+}
+
+#[derive(Subcommand)]
+enum AuditCommand {
+    /// Check the files of the audit log's archive: each record, each chain, and that nothing is missing
+    VerifyArchive {
+        /// The directory of the files
+        #[arg(long)]
+        dir: PathBuf,
+        /// The position that they begin with, where older files were removed on purpose
+        #[arg(long, default_value_t = 1)]
+        first: u64,
+        /// The settings of the vault whose roots the files are compared with; nobody may serve it
+        /// meanwhile
+        #[arg(long)]
+        config: Option<PathBuf>,
     },
 }
 
@@ -95,6 +122,9 @@ fn main() -> ExitCode {
 }
 
 async fn execute(command: Command) -> Result<(), Refusal> {
+    // A file that may not grow (RLIMIT_FSIZE) is then a write that fails, as on a full disk, and not
+    // the end of the process.
+    let _file_size = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw())).map_err(failed)?;
     match command {
         Command::Dev { dir, listen } => {
             let dev = Dev { dir, listen, environment: environment() };
@@ -113,6 +143,19 @@ async fn execute(command: Command) -> Result<(), Refusal> {
             telemetry::start(&config.log).map_err(wrong)?;
             let socket = TcpListener::bind(config.listen).await.map_err(failed)?;
             server::run(config, socket, shutdown()?, Sources::default()).await.map_err(failed)
+        }
+        Command::Rebuild { settings } => {
+            let config = settings.load()?;
+            telemetry::start(&config.log).map_err(wrong)?;
+            server::rebuild::rebuild(&config, &Sources::default()).await.map_err(failed)
+        }
+        Command::Audit { command: AuditCommand::VerifyArchive { dir, first, config } } => {
+            let config = config.map(|config| Settings { config }.load()).transpose()?;
+            let wanted = VerifyArchive { dir, first, config };
+            match server::archive::verify(wanted, &Sources::default(), &mut io::stdout()).await.map_err(failed)? {
+                true => Ok(()),
+                false => Err(Refusal("the archive does not verify".to_owned(), 1)),
+            }
         }
         Command::Check { settings } => {
             let problems = server::check::problems(&settings.load()?);

@@ -52,6 +52,9 @@ where
 {
     let filter = EnvFilter::try_new(&config.level).map_err(|_| BadFilter)?;
     let lines = tracing_subscriber::fmt::layer().with_writer(writer).with_span_events(FmtSpan::NONE);
+    // A line that can't be written is lost, and that is all: to say so on standard error, which is
+    // most likely what can't be written, would be a panic of whoever logs.
+    let lines = lines.log_internal_errors(false);
     let lines = match config.format {
         LogFormat::Text => lines.with_ansi(false).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),

@@ -244,7 +244,7 @@ mod tests {
         assert_eq!((permit.expires(), permit.parent()), (seconds(4600), Some(&case.claims.token_id)));
         assert_eq!(exchange(&case, &OrgId::system()).unwrap_err().reason, Reason::ExchangeRefused);
         assert_eq!(exchange(&Case::child(), &acme()).unwrap_err().reason, Reason::GrantTooWide);
-        case.token.as_mut().unwrap().revoked = Some(seconds(1500));
+        case.record().revoked = Some(seconds(1500));
         assert_eq!(exchange(&case, &acme()).unwrap_err().reason, Reason::TokenRevoked);
     }
 }

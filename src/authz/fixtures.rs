@@ -64,7 +64,7 @@ pub(super) fn grant() -> Grant {
 #[derive(Clone)]
 pub(super) struct Case {
     pub claims: Claims,
-    pub token: Option<TokenRecord>,
+    pub token: Option<Arc<TokenRecord>>,
     pub parent: Option<TokenRecord>,
     pub subject: Option<SubjectRecord>,
     pub epoch: Epoch,
@@ -97,7 +97,7 @@ impl Case {
         };
         Self {
             claims: claims_of(&token),
-            token: Some(token),
+            token: Some(token.into()),
             parent: None,
             subject: Some(SubjectRecord { generation: 5, revoked: None, revision: 1 }),
             epoch: Epoch { generation: 3, issued_before: seconds(500), revoked: None, revision: 1 },
@@ -108,11 +108,16 @@ impl Case {
     /// One whose token was exchanged from another.
     pub(super) fn child() -> Self {
         let mut case = Self::with(vec![grant()]);
-        let token = case.token.as_mut().unwrap();
-        case.parent = Some(TokenRecord { id: token_id(2), ..token.clone() });
+        let token = case.record();
+        let parent = TokenRecord { id: token_id(2), ..token.clone() };
         token.parent = Some(token_id(2));
+        case.parent = Some(parent);
         case.claims.parent = Some(token_id(2));
         case
+    }
+    /// The token's record, to be changed.
+    pub(super) fn record(&mut self) -> &mut TokenRecord {
+        Arc::make_mut(self.token.as_mut().unwrap())
     }
     pub(super) fn evidence(&self) -> Evidence<'_> {
         Evidence {

@@ -173,6 +173,8 @@ impl Payload {
             return None;
         }
         let hash = |text: &str| BASE64URL_NOPAD.decode(text.as_bytes()).ok()?.try_into().ok();
+        // A time that no timestamp holds would be cut short, and another than the one signed.
+        let time = |seconds| Some(Timestamp::from_seconds(seconds)).filter(|time| time.seconds() == seconds);
         Some(Claims {
             org: OrgId::parse("org", &self.org).ok()?,
             subject: Subject::parse("sub", &self.sub).ok()?,
@@ -185,9 +187,9 @@ impl Payload {
                 Cnf::Certificate(sha256) => Confirmation::Certificate(hash(&sha256)?),
                 Cnf::Identity(identity) => Confirmation::Identity(identity),
             },
-            issued: Timestamp::from_seconds(self.iat),
-            not_before: Timestamp::from_seconds(self.nbf),
-            expires: Timestamp::from_seconds(self.exp),
+            issued: time(self.iat)?,
+            not_before: time(self.nbf)?,
+            expires: time(self.exp)?,
             is_use_limited: self.lim.unwrap_or(false),
             signing_key,
         })

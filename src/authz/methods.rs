@@ -21,8 +21,18 @@ pub enum Kind {
     Read,
     /// Changes something; its request_id makes it happen once.
     Mutation,
+    /// Takes a stream of changes; the request_id of each makes it happen once.
+    Import,
     /// Answers a stream.
     Stream,
+}
+
+impl Kind {
+    /// Whether it changes something.
+    #[must_use]
+    pub const fn is_mutation(self) -> bool {
+        matches!(self, Self::Mutation | Self::Import)
+    }
 }
 
 /// A row of the table.
@@ -51,13 +61,13 @@ const fn row(path: &'static str, requirement: Requirement, kind: Kind, action: A
     Method { path, requirement, kind, action, is_built }
 }
 
-use Kind::{Mutation, Read, Stream};
+use Kind::{Import, Mutation, Read, Stream};
 use Requirement::{AnyScope, Certificate, Token};
 
 /// The table.
 pub static METHODS: &[Method] = &[
     row("/ibyok.v1.KeyVault/CreateKey", AnyScope(&[Scope::KeysWrite]), Mutation, Action::KeyCreate, true),
-    row("/ibyok.v1.KeyVault/ImportKeys", AnyScope(&[Scope::KeysWrite]), Mutation, Action::KeyImport, false),
+    row("/ibyok.v1.KeyVault/ImportKeys", AnyScope(&[Scope::KeysWrite]), Import, Action::KeyImport, true),
     row("/ibyok.v1.KeyVault/GetKey", AnyScope(&[Scope::KeysList]), Read, Action::KeyGet, true),
     row("/ibyok.v1.KeyVault/ListKeys", AnyScope(&[Scope::KeysList]), Read, Action::KeyList, true),
     row("/ibyok.v1.KeyVault/UpdateKey", AnyScope(&[Scope::KeysWrite]), Mutation, Action::KeyUpdate, true),
@@ -68,7 +78,7 @@ pub static METHODS: &[Method] = &[
         Action::KeyRetrieve,
         true,
     ),
-    row("/ibyok.v1.KeyVault/BatchRetrieveKeys", AnyScope(&[Scope::KeysRead]), Read, Action::KeyRetrieve, false),
+    row("/ibyok.v1.KeyVault/BatchRetrieveKeys", AnyScope(&[Scope::KeysRead]), Read, Action::KeyRetrieve, true),
     row("/ibyok.v1.KeyVault/WatchKeys", AnyScope(&[Scope::KeysList]), Stream, Action::KeyWatch, false),
     row("/ibyok.v1.KeyVault/AddKeyVersion", AnyScope(&[Scope::KeysRotate]), Mutation, Action::VersionAdd, true),
     row("/ibyok.v1.KeyVault/VerifyKeyVersion", AnyScope(&[Scope::KeysRotate]), Mutation, Action::VersionVerify, true),
@@ -94,11 +104,11 @@ pub static METHODS: &[Method] = &[
     row("/ibyok.v1.KeyVault/UndeleteKey", AnyScope(&[Scope::KeysDelete]), Mutation, Action::KeyUndelete, true),
     row("/ibyok.v1.KeyVault/DestroyKey", AnyScope(&[Scope::KeysDestroy]), Mutation, Action::KeyDestroy, true),
     row("/ibyok.v1.KeyVault/RewrapKeys", AnyScope(&[Scope::KeysRewrap]), Stream, Action::KeyRewrap, false),
-    row("/ibyok.v1.KeyVault/ListKeyConsumers", AnyScope(&[Scope::UsageRead]), Read, Action::KeyConsumers, false),
+    row("/ibyok.v1.KeyVault/ListKeyConsumers", AnyScope(&[Scope::UsageRead]), Read, Action::KeyConsumers, true),
     row("/ibyok.v1.KeyVault/LookupKeys", AnyScope(&[Scope::KeysLookup]), Read, Action::KeyLookup, false),
     row("/ibyok.v1.KeyVault/DetectProvider", Token, Read, Action::ProviderDetect, true),
     row("/ibyok.v1.KeyVault/ListProviders", Token, Read, Action::ProviderList, true),
-    row("/ibyok.v1.KeyVault/GetUsage", AnyScope(&[Scope::UsageRead]), Read, Action::UsageRead, false),
+    row("/ibyok.v1.KeyVault/GetUsage", AnyScope(&[Scope::UsageRead]), Read, Action::UsageRead, true),
     row("/ibyok.v1.KeyGroups/AcquireKey", AnyScope(&[Scope::KeysRead]), Read, Action::KeyAcquire, false),
     row("/ibyok.v1.KeyGroups/ReportKeyOutcome", AnyScope(&[Scope::KeysReport]), Mutation, Action::KeyReport, false),
     row("/ibyok.v1.KeyGroups/CreateKeyGroup", AnyScope(&[Scope::GroupsWrite]), Mutation, Action::GroupCreate, false),
@@ -142,5 +152,5 @@ pub static METHODS: &[Method] = &[
     row("/ibyok.v1.Admin/ListOrgs", AnyScope(&[Scope::Admin]), Read, Action::OrgList, true),
     row("/ibyok.v1.Admin/ShredOrg", AnyScope(&[Scope::Admin]), Mutation, Action::OrgShred, false),
     row("/ibyok.v1.Admin/ExportBackup", AnyScope(&[Scope::BackupExport]), Stream, Action::BackupExport, false),
-    row("/ibyok.v1.Admin/RestoreBackup", AnyScope(&[Scope::BackupRestore]), Mutation, Action::BackupRestore, false),
+    row("/ibyok.v1.Admin/RestoreBackup", AnyScope(&[Scope::BackupRestore]), Import, Action::BackupRestore, false),
 ];

@@ -1,6 +1,8 @@
 //! The proof of authorization. Only [`admit`] makes a [`Permit`], and it decides from the records
 //! that were read for this very call; a claim alone admits nobody.
 
+use std::sync::Arc;
+
 use super::{
     attenuation::is_subset,
     claims::Claims,
@@ -41,7 +43,7 @@ pub struct Evidence<'a> {
     /// What the token says.
     pub claims: &'a Claims,
     /// Its record; None: there is none.
-    pub token: Option<&'a TokenRecord>,
+    pub token: Option<&'a Arc<TokenRecord>>,
     /// The record of the token that it was exchanged from; None: there is none.
     pub parent: Option<&'a TokenRecord>,
     /// Its subject's record; None: there is none.
@@ -58,7 +60,7 @@ pub struct Evidence<'a> {
 /// where a resource was named, cover its name.
 #[derive(Clone, Debug)]
 pub struct Permit {
-    token: TokenRecord,
+    token: Arc<TokenRecord>,
     parent_ends: Option<Timestamp>,
     ends: Timestamp,
     satisfied: Vec<usize>,
@@ -73,12 +75,12 @@ pub fn admit(evidence: Evidence<'_>, access: &Access) -> Result<Permit, Failure>
     let (token, ends) = present(evidence)?;
     let satisfied = decide(&token.grants, evidence.peer, access)?;
     let parent_ends = evidence.parent.map(|parent| parent.expires);
-    Ok(Permit { token: token.clone(), parent_ends, ends, satisfied })
+    Ok(Permit { token: Arc::clone(token), parent_ends, ends, satisfied })
 }
 
 /// The token's record, if the token is good for this peer now, and the end of its life: its own,
 /// its parent's or its claims', whichever comes first.
-pub(super) fn present(evidence: Evidence<'_>) -> Result<(&TokenRecord, Timestamp), Failure> {
+pub(super) fn present(evidence: Evidence<'_>) -> Result<(&Arc<TokenRecord>, Timestamp), Failure> {
     let Evidence { claims, peer, now, .. } = evidence;
     let token = evidence.token.ok_or(Reason::TokenRevoked)?;
     if !claims.are_of(token) {
@@ -179,6 +181,14 @@ impl Permit {
     /// The grants that satisfied the scope, the network and the named resource.
     pub fn grants(&self) -> impl Iterator<Item = &Grant> {
         self.satisfied.iter().filter_map(|n| self.token.grants.get(*n))
+    }
+    /// The permit of the same token, from the same `peer`, for `access` instead: how a call about
+    /// many resources, admitted once, is decided for each of them.
+    ///
+    /// # Errors
+    /// The PERMISSION_DENIED reasons.
+    pub fn narrowed(&self, peer: &Peer, access: &Access) -> Result<Self, Failure> {
+        Ok(Self { satisfied: decide(&self.token.grants, peer, access)?, ..self.clone() })
     }
     /// Whether one of those grants covers the resource of this full name, environment (None: it
     /// has none) and labels. Where not, the answer is the bytes of absence.

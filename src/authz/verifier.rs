@@ -35,7 +35,7 @@ pub struct Refused {
     /// Why.
     pub failure: Failure,
     /// What it says, if this vault signed it.
-    pub claims: Option<Box<Claims>>,
+    pub claims: Option<Arc<Claims>>,
 }
 
 impl From<Refused> for Failure {
@@ -52,7 +52,7 @@ pub struct TokenVerifier {
 
 /// A token whose signature held under this key.
 struct Signed {
-    claims: Claims,
+    claims: Arc<Claims>,
     public: [u8; 32],
 }
 
@@ -75,32 +75,32 @@ impl TokenVerifier {
         keys: &K,
         certificate: &ClientCertificate,
         now: Timestamp,
-    ) -> Result<Claims, Refused> {
+    ) -> Result<Arc<Claims>, Refused> {
         let malformed = || Refused { failure: Reason::TokenMalformed.into(), claims: None };
         let claims = self.inspect(jwt, keys).ok_or_else(malformed)?;
         match objection(&claims, certificate, now) {
             None => Ok(claims),
-            Some(reason) => Err(Refused { failure: reason.into(), claims: Some(Box::new(claims)) }),
+            Some(reason) => Err(Refused { failure: reason.into(), claims: Some(claims) }),
         }
     }
 
     /// The claims of `jwt` if this vault signed it, whoever presents it and whenever.
-    pub fn inspect<K: VerifyingKeys + ?Sized>(&self, jwt: &str, keys: &K) -> Option<Claims> {
+    pub fn inspect<K: VerifyingKeys + ?Sized>(&self, jwt: &str, keys: &K) -> Option<Arc<Claims>> {
         if jwt.len() > JWT_MAX {
             return None;
         }
         let id = sha256(jwt);
         if let Some(signed) = self.memory.get(&id) {
             if keys.public_key(&signed.claims.signing_key) == Some(&signed.public) {
-                return Some(signed.claims.clone());
+                return Some(Arc::clone(&signed.claims));
             }
             // Its key was withdrawn: nothing that was checked before counts any more.
             self.memory.clear();
         }
         let token = Unverified::parse(jwt)?;
         let public = *keys.public_key(token.kid())?;
-        let claims = token.verify(&public, &self.realm)?;
-        self.memory.insert(id, Arc::new(Signed { claims: claims.clone(), public }));
+        let claims = Arc::new(token.verify(&public, &self.realm)?);
+        self.memory.insert(id, Arc::new(Signed { claims: Arc::clone(&claims), public }));
         Some(claims)
     }
 }

@@ -98,13 +98,24 @@ pub struct KeyConfig {
     pub backup_retention: Duration,
 }
 
-/// The audit log's writer.
+/// The audit log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditConfig {
     /// `shared_lanes`: 1 or 2.
     pub shared_lanes: usize,
     /// `mutation_lanes`: 1 to 16.
     pub mutation_lanes: usize,
+    /// What leaves for the archive; None: the log is kept for ever.
+    pub archive: Option<ArchiveConfig>,
+}
+
+/// The audit log's archive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ArchiveConfig {
+    /// `retention`: how long records stay in the log, at least a day.
+    pub retention: Duration,
+    /// `archive_dir`: where they go then.
+    pub dir: PathBuf,
 }
 
 /// Limits of this replica.
@@ -120,12 +131,17 @@ pub struct LimitConfig {
     pub calls: usize,
     /// `streams`: streams at a time.
     pub streams: usize,
+    /// `share`: percent of these places, and of connections, that one organization, or one certificate,
+    /// alone may hold.
+    pub share: u8,
     /// `token_rate`: calls a second with one token.
     pub token_rate: u32,
     /// `org_rate`: calls a second of one organization.
     pub org_rate: u32,
     /// `certificate_rate`: calls a second without a verified token from one certificate.
     pub certificate_rate: u32,
+    /// `address_rate`: calls a second without a verified token from one address.
+    pub address_rate: u32,
     /// `drain`: how long a server that shuts down waits for its calls.
     pub drain: Duration,
 }
@@ -305,7 +321,15 @@ fn keys(from: &mut Reader) -> Option<KeyConfig> {
 fn audit(from: &mut Reader) -> Option<AuditConfig> {
     let shared_lanes = from.number("audit.shared_lanes", 1, 1..=2);
     let mutation_lanes = from.number("audit.mutation_lanes", 16, 1..=16);
-    Some(AuditConfig { shared_lanes: size(shared_lanes?), mutation_lanes: size(mutation_lanes?) })
+    let retention = from.opt_duration("audit.retention", DAY..=DAY * 36_500);
+    let dir = from.path("audit.archive_dir");
+    let archive = match (retention?, dir) {
+        (Some(retention), Some(dir)) => Some(ArchiveConfig { retention, dir }),
+        (Some(_), None) => return from.refuse("audit.archive_dir", "needed with audit.retention: a path"),
+        // What has left may still be read there; nothing more leaves.
+        (None, _) => None,
+    };
+    Some(AuditConfig { shared_lanes: size(shared_lanes?), mutation_lanes: size(mutation_lanes?), archive })
 }
 
 fn limits(from: &mut Reader) -> Option<LimitConfig> {
@@ -314,9 +338,11 @@ fn limits(from: &mut Reader) -> Option<LimitConfig> {
     let connection_streams = from.number("limits.connection_streams", 128, 1..=10_000);
     let calls = from.number("limits.calls", 1_024, 1..=100_000);
     let streams = from.number("limits.streams", 1_024, 1..=100_000);
+    let share = from.number("limits.share", 50, 1..=100);
     let token_rate = from.number("limits.token_rate", 2_000, 1..=1_000_000);
     let org_rate = from.number("limits.org_rate", 10_000, 1..=1_000_000);
     let certificate_rate = from.number("limits.certificate_rate", 50, 1..=1_000_000);
+    let address_rate = from.number("limits.address_rate", 1_000, 1..=1_000_000);
     let drain = from.duration("limits.drain", SECOND * 25, SECOND..=HOUR);
     Some(LimitConfig {
         connections: size(connections?),
@@ -324,9 +350,11 @@ fn limits(from: &mut Reader) -> Option<LimitConfig> {
         connection_streams: connection_streams?,
         calls: size(calls?),
         streams: size(streams?),
+        share: u8::try_from(share?).unwrap_or(100),
         token_rate: token_rate?,
         org_rate: org_rate?,
         certificate_rate: certificate_rate?,
+        address_rate: address_rate?,
         drain: drain?,
     })
 }

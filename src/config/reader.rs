@@ -31,8 +31,8 @@ impl Reader {
     pub(super) fn new(text: &str, base: PathBuf, environment: Environment) -> Result<Self, ConfigError> {
         let table = text.parse::<Table>().map_err(|error| {
             // The place alone: the parser's own message quotes the line, which may hold anything.
-            let line =
-                error.span().and_then(|span| text.get(..span.start)).map_or(1, |before| before.lines().count().max(1));
+            let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+            let line = before.matches('\n').count() + 1;
             ConfigError { problems: vec![Problem { setting: format!("line {line}"), must: "TOML".into() }] }
         })?;
         Ok(Self {
@@ -69,6 +69,18 @@ impl Reader {
         let must = format!("seconds, or a time such as 1h30m; from {least}s to {most}s");
         let parse = |value: &Value| value::duration(value).filter(|span| range.contains(span));
         self.take(setting, &must, parse, || Some(default))
+    }
+    /// A duration that need not be given; None: it does not fit.
+    #[expect(clippy::option_option, reason = "not given is a choice, and what does not fit is a problem")]
+    pub(super) fn opt_duration(
+        &mut self,
+        setting: &'static str,
+        range: RangeInclusive<Duration>,
+    ) -> Option<Option<Duration>> {
+        let (least, most) = (range.start().as_secs(), range.end().as_secs());
+        let must = format!("seconds, or a time such as 90d; from {least}s to {most}s");
+        let parse = |value: &Value| value::duration(value).filter(|span| range.contains(span)).map(Some);
+        self.take(setting, &must, parse, || Some(None))
     }
     pub(super) fn one_of<T: Copy>(
         &mut self,

@@ -81,6 +81,8 @@ fn every_problem_is_named_at_once_and_no_value_is_repeated() {
 #[test]
 fn what_is_no_toml_is_refused_by_its_line_alone() {
     assert_eq!(problems("[tls]\nkey = sk-secret\n", &[]), ["line 2: TOML"]);
+    assert_eq!(problems("[tls]\n\n= 1\n", &[]), ["line 3: TOML"]);
+    assert_eq!(problems("= 1", &[]), ["line 1: TOML"]);
 }
 
 #[test]
@@ -107,3 +109,72 @@ fn the_default_life_of_a_token_is_at_most_the_longest() {
     let found = problems(&format!("{SMALLEST}[tokens]\nttl_longest = \"30m\"\n"), &[]);
     assert_eq!(found, ["tokens.ttl_default: at most tokens.ttl_longest"]);
 }
+
+#[test]
+fn a_retention_needs_a_directory_and_at_least_a_day() {
+    let with = |audit: &str| parse(&format!("{SMALLEST}[audit]\n{audit}"), &[]);
+    assert_eq!(with("").unwrap().audit.archive, None);
+    assert_eq!(with("archive_dir = \"archive\"").unwrap().audit.archive, None);
+    let archive = with("retention = \"90d\"\narchive_dir = \"archive\"").unwrap().audit.archive.unwrap();
+    assert_eq!((archive.retention, archive.dir), (DAY * 90, PathBuf::from("/base/archive")));
+    let environment = [("IBYOK_SERVER_AUDIT_RETENTION", "30d"), ("IBYOK_SERVER_AUDIT_ARCHIVE_DIR", "/old")];
+    let archive = parse(SMALLEST, &environment).unwrap().audit.archive.unwrap();
+    assert_eq!((archive.retention, archive.dir), (DAY * 30, PathBuf::from("/old")));
+    let problem = |audit: &str| with(audit).unwrap_err().to_string();
+    assert_eq!(problem("retention = \"90d\""), "audit.archive_dir: needed with audit.retention: a path");
+    assert!(problem("retention = \"23h\"\narchive_dir = \"a\"").starts_with("audit.retention: must be seconds"));
+}
+
+proptest::proptest! {
+    /// Whatever stands in a setting, a refusal does not say it again, and what is taken means the
+    /// same in the file and in the environment.
+    #[test]
+    fn a_value_is_never_repeated_and_means_the_same_in_both_places(
+        text in "cAnArY[ -~]{0,20}|[0-9]{1,6}|[0-9]{1,4}[dhms]{1,2}|json|sqlite|\\[::1\\]:[0-9]{1,6}",
+        setting in proptest::sample::select(SETTINGS.to_vec()),
+    ) {
+        let (section, name) = setting.split_once('.').unwrap_or(("", setting));
+        let value = toml::Value::String(text.clone());
+        // The section may stand in the smallest file, and `listen` in none.
+        let file = match section {
+            "" => format!("{name} = {value}\n{SMALLEST}"),
+            "tls" | "store" | "kms" => SMALLEST.replace(&format!("[{section}]\n"), &format!("[{section}]\n{name} = {value}\n")),
+            _ => format!("{SMALLEST}[{section}]\n{name} = {value}\n"),
+        };
+        let variable = format!("IBYOK_SERVER_{}", setting.replace('.', "_").to_ascii_uppercase());
+        let (here, there) = (parse(&file, &[]), parse(SMALLEST, &[(&variable, &text)]));
+        proptest::prop_assert_eq!(here.is_ok(), there.is_ok());
+        match (here, there) {
+            (Ok(here), Ok(there)) => proptest::prop_assert_eq!(format!("{here:?}"), format!("{there:?}")),
+            (Err(here), Err(there)) => {
+                let said = format!("{here} {there}");
+                proptest::prop_assert!(!said.contains("cAnArY"), "{}", said);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Those that are no paths: a path in the file is relative to it.
+const SETTINGS: [&str; 20] = [
+    "listen",
+    "store.kind",
+    "kms.kind",
+    "tokens.issuer",
+    "tokens.ttl_default",
+    "tokens.ttl_longest",
+    "keys.cache_ttl",
+    "keys.backup_retention",
+    "audit.shared_lanes",
+    "audit.mutation_lanes",
+    "limits.connections",
+    "limits.connection_age",
+    "limits.connection_streams",
+    "limits.calls",
+    "limits.token_rate",
+    "limits.certificate_rate",
+    "limits.drain",
+    "log.format",
+    "log.level",
+    "tokens.audience",
+];

@@ -82,4 +82,13 @@ mod tests {
         }
         assert_eq!(duration(&Value::Integer(-1)), None);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_a_duration_or_none_and_the_parts_add_up(text: String, d in 0..9_u64, h in 0..99_u64, s in 0..99_u64) {
+            let _ = duration(&Value::String(text));
+            let span = duration(&Value::String(format!("{d}d{h}h{s}s")));
+            proptest::prop_assert_eq!(span, Some(Duration::from_secs(d * 86_400 + h * 3_600 + s)));
+        }
+    }
 }

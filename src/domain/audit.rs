@@ -36,7 +36,7 @@ actions! {
     BindingCreate "binding.create"; BindingList "binding.list"; BindingDelete "binding.delete";
     SigningKeyRotate "signing_key.rotate"; SigningKeyWithdraw "signing_key.withdraw";
     AuditList "audit.list"; AuditGet "audit.get"; AuditStream "audit.stream"; AuditVerify "audit.verify";
-    AuditProof "audit.proof";
+    AuditProof "audit.proof"; AuditArchive "audit.archive";
     OrgCreate "org.create"; OrgUpdate "org.update"; OrgList "org.list"; OrgShred "org.shred";
     ServerStatus "server.status"; ServerInit "server.init";
     BackupExport "backup.export"; BackupRestore "backup.restore";
@@ -83,7 +83,7 @@ pub struct AuditDraft {
     pub purpose: String,
     /// W3C trace id, 32 hex digits, or empty.
     pub trace_id: String,
-    /// Allow-listed extras: `version`, `provider`, `environment`.
+    /// Allow-listed extras: `version`, `provider`, `environment`, `uid`.
     pub details: BTreeMap<&'static str, String>,
     /// Revision of the resource after a mutation; 0 otherwise.
     pub revision: u64,

@@ -86,6 +86,7 @@ reasons! {
     GroupNotFound "GROUP_NOT_FOUND" NotFound "no such key group";
     OrgNotFound "ORG_NOT_FOUND" NotFound "no such organization";
     EventNotFound "EVENT_NOT_FOUND" NotFound "no such audit event";
+    EventsArchived "EVENTS_ARCHIVED" FailedPrecondition "events after this token have left for the archive: read them there, and begin again without a token";
     KeyDisabled "KEY_DISABLED" FailedPrecondition "the key is disabled: enable it first";
     KeyDeleted "KEY_DELETED" FailedPrecondition "the key is deleted: undelete it within its recovery window";
     KeyNotDeleted "KEY_NOT_DELETED" FailedPrecondition "the key is not deleted";

@@ -11,7 +11,7 @@ use std::{
 use http::HeaderMap;
 use tokio_util::sync::CancellationToken;
 
-use super::layers::Place;
+use super::layers::{Pace, Place, Rates};
 use crate::{
     authz::{claims::Claims, methods::Method},
     domain::{
@@ -69,7 +69,7 @@ pub struct Entry {
     /// Its row in the authorization table.
     pub method: &'static Method,
     /// What its token says, once verified.
-    pub claims: Option<Claims>,
+    pub claims: Option<Arc<Claims>>,
     /// Its connection.
     pub connection: Connection,
     /// At most 256 bytes.
@@ -82,6 +82,12 @@ pub struct Entry {
     pub timeout: Option<Duration>,
     /// Its place among those that run.
     pub(super) place: Option<Arc<Place>>,
+    /// Admits the items of an import.
+    pub(super) pace: Option<Pace>,
+    /// Where it was counted; None where it has no token.
+    pub(super) rates: Option<Arc<Rates>>,
+    /// Whether another call was refused for the same rate a moment ago, and recorded.
+    pub(super) is_repeated: bool,
 }
 
 impl Entry {
@@ -98,6 +104,15 @@ impl Entry {
             time,
             timeout: timeout(text("grpc-timeout")),
             place: None,
+            pace: None,
+            rates: None,
+            is_repeated: false,
+        }
+    }
+    /// Counts `calls` more against its token's and its organization's rate.
+    pub(super) fn charge(&self, calls: u32) {
+        if let (Some(rates), Some(claims), 1..) = (&self.rates, &self.claims, calls) {
+            rates.charge(claims, calls);
         }
     }
     /// How long the caller waits for an answer, or for a stream to open.
@@ -125,11 +140,16 @@ impl Entry {
 pub trait Recorder: Send + Sync + std::fmt::Debug {
     /// Takes the record of a refusal.
     fn note(&self, draft: AuditDraft);
+    /// Counts a refusal in that organization that needs no record of its own.
+    fn count(&self, org: &OrgId);
 }
 
 impl Recorder for crate::repository::audit::AuditLog {
     fn note(&self, draft: AuditDraft) {
         Self::note(self, draft);
+    }
+    fn count(&self, org: &OrgId) {
+        Self::count(self, org);
     }
 }
 
@@ -162,6 +182,10 @@ pub fn record(recorder: &dyn Recorder, clock: &dyn Clock, entry: &Entry, resourc
     let call = entry.call(clock, [0; 32]);
     // A call without a verified token belongs to no organization but the vault's own.
     let org = call.org().cloned().unwrap_or_else(|_| OrgId::system());
+    // Nor a flood of one organization: it would crowd the others' refusals out of the log's queue.
+    if entry.is_repeated {
+        return recorder.count(&org);
+    }
     recorder.note(AuditDraft { outcome, reason: Some(failure.reason), ..call.draft(org, resource) });
 }
 

@@ -14,7 +14,6 @@ use super::{
     target,
 };
 use crate::{
-    authz::methods::Kind,
     domain::{
         clock::Clock,
         error::{Failure, Reason},
@@ -56,7 +55,35 @@ impl Gate {
         R: Future<Output = Result<T, Failure>> + Send + 'static,
     {
         let (entry, message) = admitted(request)?;
-        self.run(&entry, message, run).await.map(tonic::Response::new)
+        self.run(&entry, message, run).await.map(tonic::Response::new).map_err(|failure| status_of(&failure))
+    }
+
+    /// Runs a unary handler that answers for many, and records the refusals that it names beside its
+    /// answer.
+    ///
+    /// # Errors
+    /// As [`Self::unary`].
+    pub async fn batch<M, T, F, R>(
+        &self,
+        request: tonic::Request<M>,
+        run: F,
+    ) -> Result<tonic::Response<T>, tonic::Status>
+    where
+        M: prost::Message + 'static,
+        T: Send + 'static,
+        F: FnOnce(Call, M) -> R + Send + 'static,
+        R: Future<Output = Result<(T, Vec<Refused>), Failure>> + Send + 'static,
+    {
+        let (entry, message) = admitted(request)?;
+        let (gate, of_task) = (self.clone(), Arc::clone(&entry));
+        let run = |call, message| async move {
+            let (answer, refused) = run(call, message).await?;
+            for Refused { resource, failure } in refused {
+                gate.note(&of_task, resource, &failure);
+            }
+            Ok(answer)
+        };
+        self.run(&entry, message, run).await.map(tonic::Response::new).map_err(|failure| status_of(&failure))
     }
 
     /// Runs a handler that answers a stream; the stream's own failure is mapped, too.
@@ -76,47 +103,82 @@ impl Gate {
         R: Future<Output = Result<S, Failure>> + Send + 'static,
     {
         let (entry, message) = admitted(request)?;
-        let items = self.run(&entry, message, run).await?;
+        let items = self.run(&entry, message, run).await.map_err(|failure| status_of(&failure))?;
         let running = Running { gate: self.clone(), items: Box::pin(items), until: expiry(&entry), entry };
         let mapped = futures_util::stream::unfold(Some(running), |running| async move {
             let mut running = running?;
             match running.next().await? {
                 Ok(item) => Some((Ok(item), Some(running))),
-                Err(failure) => Some((Err(running.gate.refuse(&running.entry, String::new(), &failure)), None)),
+                Err(failure) => {
+                    running.gate.note(&running.entry, String::new(), &failure);
+                    Some((Err(status_of(&failure)), None))
+                }
             }
         });
         Ok(tonic::Response::new(Box::pin(mapped)))
     }
 
-    /// Runs `run` to its end, whoever still waits for it, and answers by the call's deadline.
-    async fn run<M, T, F, R>(&self, entry: &Arc<Entry>, message: M, run: F) -> Result<T, tonic::Status>
+    async fn run<M, T, F, R>(&self, entry: &Arc<Entry>, message: M, run: F) -> Result<T, Failure>
     where
         M: prost::Message + 'static,
         T: Send + 'static,
         F: FnOnce(Call, M) -> R + Send + 'static,
         R: Future<Output = Result<T, Failure>> + Send + 'static,
     {
-        let (gate, of_task) = (self.clone(), Arc::clone(entry));
-        let task = self.tasks.spawn(async move {
-            let call = of_task.call(&*gate.clock, content_of(&of_task, &message));
+        entry.charge(target::more_calls(&message));
+        let clock = Arc::clone(&self.clock);
+        let begin = move |entry: &Entry| {
+            let call = entry.call(&*clock, content_of(entry, &message));
             let own = call.org().cloned().unwrap_or_else(|_| OrgId::system());
             let resource = target::of(&message, &own);
-            let handler = AssertUnwindSafe(async move { run(call, message).await });
+            (resource, async move { run(call, message).await })
+        };
+        self.settle(entry, entry.patience(), begin).await
+    }
+
+    /// Runs what `begin` begins to its end, whoever still waits for it, and answers within
+    /// `patience`. Its failure is recorded, as one of the resource that `begin` names.
+    pub(super) async fn settle<T, B, R>(&self, entry: &Arc<Entry>, patience: Duration, begin: B) -> Result<T, Failure>
+    where
+        T: Send + 'static,
+        B: FnOnce(&Entry) -> (String, R) + Send + 'static,
+        R: Future<Output = Result<T, Failure>> + Send + 'static,
+    {
+        let (gate, of_task) = (self.clone(), Arc::clone(entry));
+        let task = self.tasks.spawn(async move {
+            let (resource, handler) = begin(&of_task);
             // A panic's text may hold anything: it is not answered, and the hook does not print it.
-            let outcome = handler.catch_unwind().await.unwrap_or_else(|_| Err(Reason::Internal.into()));
-            outcome.map_err(|failure| gate.refuse(&of_task, resource, &failure))
+            let outcome = AssertUnwindSafe(handler).catch_unwind().await;
+            let outcome = outcome.unwrap_or_else(|_| Err(Reason::Internal.into()));
+            outcome.map_err(|failure| {
+                gate.note(&of_task, resource, &failure);
+                failure.recorded()
+            })
         });
-        match tokio::time::timeout(entry.patience(), task).await {
+        match tokio::time::timeout(patience, task).await {
             Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) => Err(status_for(Reason::Internal)),
-            Err(_) => Err(status_for(Reason::DeadlineExceeded)),
+            Ok(Err(_)) => Err(Reason::Internal.into()),
+            Err(_) => Err(Reason::DeadlineExceeded.into()),
         }
     }
 
-    fn refuse(&self, entry: &Entry, resource: String, failure: &Failure) -> tonic::Status {
+    /// Records that `entry` was refused.
+    pub(super) fn note(&self, entry: &Entry, resource: String, failure: &Failure) {
         record(&*self.recorder, &*self.clock, entry, resource, failure);
-        status_of(failure)
     }
+
+    pub(super) fn clock(&self) -> Arc<dyn Clock> {
+        Arc::clone(&self.clock)
+    }
+}
+
+/// One of many that was refused, and what it was about.
+#[derive(Debug)]
+pub struct Refused {
+    /// Its full name; empty where it has none that may be kept.
+    pub resource: String,
+    /// Why.
+    pub failure: Failure,
 }
 
 /// A handler's stream with its failures mapped.
@@ -145,21 +207,21 @@ impl<T, S: Stream<Item = Result<T, Failure>>> Running<S> {
 }
 
 /// When a stream ends at the latest: the caller's own deadline, or in effect never.
-fn expiry(entry: &Entry) -> Pin<Box<tokio::time::Sleep>> {
+pub(super) fn expiry(entry: &Entry) -> Pin<Box<tokio::time::Sleep>> {
     const NEVER: Duration = Duration::from_secs(30 * 86_400);
     Box::pin(tokio::time::sleep(entry.timeout.unwrap_or(NEVER)))
 }
 
 /// What the layers let through. A request that came around them is refused.
-fn admitted<M>(request: tonic::Request<M>) -> Result<(Arc<Entry>, M), tonic::Status> {
+pub(super) fn admitted<M>(request: tonic::Request<M>) -> Result<(Arc<Entry>, M), tonic::Status> {
     let (_, mut extensions, message) = request.into_parts();
     let entry = extensions.remove::<Arc<Entry>>().ok_or_else(|| status_for(Reason::Internal))?;
     Ok((entry, message))
 }
 
 /// SHA-256 of the message's canonical bytes. Only mutations are compared with a replay.
-fn content_of(entry: &Entry, message: &impl prost::Message) -> [u8; 32] {
-    if entry.method.kind != Kind::Mutation {
+pub(super) fn content_of(entry: &Entry, message: &impl prost::Message) -> [u8; 32] {
+    if !entry.method.kind.is_mutation() {
         return [0; 32];
     }
     let bytes = Zeroizing::new(message.encode_to_vec());

@@ -30,7 +30,7 @@ fn entry(path: &str, headers: &[(&'static str, &str)]) -> Entry {
     let headers: HeaderMap =
         headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
     let mut entry = Entry::new(methods::find(path).unwrap(), connection(later()), &headers, SystemClock.now());
-    entry.claims = Some(claims(&[Scope::KeysRead]));
+    entry.claims = Some(claims(&[Scope::KeysRead]).into());
     entry
 }
 
@@ -137,6 +137,25 @@ async fn whoever_asks_for_a_token_is_recorded_even_with_bad_input() {
         let noted = notes.take();
         assert_eq!((noted[0].outcome, noted[0].reason), (Outcome::Denied, Some(reason)));
     }
+}
+
+#[tokio::test]
+async fn each_refusal_within_an_answer_is_recorded_as_one() {
+    let Bench { gate, notes, .. } = bench();
+    let refused = |resource: &str, failure: Failure| Refused { resource: resource.into(), failure };
+    let answer = gate.batch(request(entry(RETRIEVE, &[]), retrieve()), move |_, _| async move {
+        let refused = vec![
+            refused("orgs/acme/keys/a", Reason::KeyDisabled.into()),
+            refused("orgs/acme/keys/b", Failure::new(Reason::KmsUnavailable).recorded()),
+            refused("", Failure::invalid("names[2]", "a name")),
+            refused("orgs/acme/keys/d", Reason::KeyNotFound.into()),
+        ];
+        Ok((7, refused))
+    });
+    assert_eq!(answer.await.unwrap().into_inner(), 7);
+    let noted: Vec<_> = notes.take().into_iter().map(|draft| (draft.resource, draft.reason)).collect();
+    let expected = [("a", Reason::KeyDisabled), ("d", Reason::KeyNotFound)];
+    assert_eq!(noted, expected.map(|(key, reason)| (format!("orgs/acme/keys/{key}"), Some(reason))));
 }
 
 #[tokio::test]

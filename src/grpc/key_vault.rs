@@ -4,6 +4,8 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     convert::{
+        self,
+        bulk::{batch_name, batch_retrieved},
         key::{
             candidate, create_key, key, key_update, key_version, list_keys, opt_duration, parse_scheme, provider,
             retrieved, secret, warnings,
@@ -11,6 +13,7 @@ use super::{
         own_name, own_version, page_size, timestamp,
     },
     gate::{Gate, MappedStream},
+    import,
     pb::{self, key_vault_server::KeyVault},
 };
 use crate::{
@@ -20,7 +23,8 @@ use crate::{
     },
     service::{
         call::Call,
-        vault::{AddVersion, ListVersions, Promote, Retrieve, Vault},
+        usage::UsageService,
+        vault::{AddVersion, BatchRetrieve, ListVersions, NAMES_MAX, Promote, Retrieve, Vault},
     },
 };
 
@@ -29,13 +33,14 @@ use crate::{
 pub struct KeyVaultService {
     gate: Gate,
     vault: Vault,
+    usage: UsageService,
 }
 
 impl KeyVaultService {
-    /// Answers through `gate` by `vault`.
+    /// Answers through `gate` by `vault` and `usage`.
     #[must_use]
-    pub fn new(gate: Gate, vault: Vault) -> Self {
-        Self { gate, vault }
+    pub fn new(gate: Gate, vault: Vault, usage: UsageService) -> Self {
+        Self { gate, vault, usage }
     }
 }
 
@@ -177,7 +182,7 @@ impl KeyVault for KeyVaultService {
                 return Err(Failure::invalid("name", "orgs/{org}/keys/{key}/versions/{number}"));
             }
             confirmed(&message.confirm, &message.name, &name.to_string())?;
-            let done = vault.destroy_version(&call, &name, &message.request_id).await?;
+            let done = vault.destroy_version(&call, &name, &message.etag, &message.request_id).await?;
             let irrecoverable_time = Some(timestamp(done.destroyed.irrecoverable));
             Ok(pb::DestroyKeyVersionResponse { version: Some(key_version(done.version)), irrecoverable_time })
         };
@@ -282,15 +287,25 @@ impl KeyVault for KeyVaultService {
         self.gate.unary(request, run).await
     }
 
-    async fn import_keys(&self, _: Request<Streaming<pb::ImportKeysRequest>>) -> Answer<Self::ImportKeysStream> {
-        Err(super::status::status_for(Reason::NotImplemented))
+    async fn import_keys(&self, request: Request<Streaming<pb::ImportKeysRequest>>) -> Answer<Self::ImportKeysStream> {
+        import::answer(&self.gate, &self.vault, request).await
     }
 
     async fn batch_retrieve_keys(
         &self,
         request: Request<pb::BatchRetrieveKeysRequest>,
     ) -> Answer<pb::BatchRetrieveKeysResponse> {
-        not_built!(self, request)
+        let vault = self.vault.clone();
+        let run = move |call: Call, message: pb::BatchRetrieveKeysRequest| async move {
+            let pb::BatchRetrieveKeysRequest { names, purpose } = message;
+            // One too many is as many too many: no more are looked at to refuse the call.
+            let names = names.iter().take(NAMES_MAX + 1).enumerate();
+            let names: Vec<_> = names.map(|(n, name)| batch_name(&call, n, name)).collect();
+            let keys: Vec<_> = names.iter().map(|name| name.as_ref().ok().map(|name| name.key.clone())).collect();
+            let results = vault.batch_retrieve(&call, BatchRetrieve { names, purpose }).await?;
+            Ok(batch_retrieved(keys.into_iter().zip(results)))
+        };
+        self.gate.batch(request, run).await
     }
 
     async fn watch_keys(&self, request: Request<pb::WatchKeysRequest>) -> Answer<Self::WatchKeysStream> {
@@ -305,7 +320,14 @@ impl KeyVault for KeyVaultService {
         &self,
         request: Request<pb::ListKeyConsumersRequest>,
     ) -> Answer<pb::ListKeyConsumersResponse> {
-        not_built!(self, request)
+        let usage = self.usage.clone();
+        let run = move |call: Call, message| async move {
+            usage
+                .consumers(&call, &convert::usage::list_consumers(&call, message)?)
+                .await
+                .map(convert::usage::consumers)
+        };
+        self.gate.unary(request, run).await
     }
 
     async fn lookup_keys(&self, request: Request<pb::LookupKeysRequest>) -> Answer<pb::LookupKeysResponse> {
@@ -313,7 +335,13 @@ impl KeyVault for KeyVaultService {
     }
 
     async fn get_usage(&self, request: Request<pb::GetUsageRequest>) -> Answer<pb::GetUsageResponse> {
-        not_built!(self, request)
+        let usage = self.usage.clone();
+        let run = move |call: Call, message| async move {
+            let request = convert::usage::get_usage(&call, message)?;
+            let page = usage.usage(&call, &request).await?;
+            Ok(convert::usage::usage(&request.group_by, page))
+        };
+        self.gate.unary(request, run).await
     }
 }
 

@@ -7,11 +7,14 @@ mod convert;
 pub mod entry;
 pub mod gate;
 pub mod health;
+mod import;
 pub mod key_groups;
 pub mod key_vault;
 pub mod layers;
 pub mod listener;
 pub mod reflection;
+mod share;
+pub mod sizes;
 pub mod status;
 mod target;
 #[cfg(test)]
@@ -43,8 +46,10 @@ pub mod pb {
     }
 }
 
-/// The largest message that is taken, in bytes. Import and restore, which take more, are not built yet.
+/// The largest message that is taken, in bytes.
 pub const MESSAGE_MAX: usize = 64 << 10;
+/// The largest message of an import.
+pub const IMPORT_MESSAGE_MAX: usize = 1 << 20;
 
 /// The serialized descriptor set of the contract, comments included: reflection serves it, tests
 /// walk it.

@@ -7,7 +7,8 @@ use prost::Message as _;
 use tonic::{Code, Status};
 use tonic_types::pb::{BadRequest, RetryInfo, bad_request::FieldViolation};
 
-use crate::domain::error::{Class, Failure, Reason};
+use super::pb;
+use crate::domain::error::{Class, Failure, InvalidInput, Reason};
 
 /// The `domain` of every `google.rpc.ErrorInfo` of ours.
 pub const ERROR_DOMAIN: &str = "ibyok";
@@ -26,6 +27,39 @@ pub fn status_of(failure: &Failure) -> Status {
 #[must_use]
 pub fn status_for(reason: Reason) -> Status {
     status_of(&Failure::new(reason))
+}
+
+/// The same of one item of many, as it stands in an answer.
+#[must_use]
+pub fn item_status_of(failure: &Failure) -> pb::ItemStatus {
+    let violation = |field: &InvalidInput| pb::item_status::FieldViolation {
+        field: field.field.clone().into_owned(),
+        description: field.problem.clone().into_owned(),
+    };
+    pb::ItemStatus {
+        code: code_of(failure.reason.class()).into(),
+        reason: failure.reason.as_str().to_owned(),
+        message: failure.reason.message().to_owned(),
+        field_violations: failure.fields.iter().map(violation).collect(),
+        metadata: failure.metadata.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect(),
+        retry_delay: failure.retry_after.and_then(|wait| prost_types::Duration::try_from(wait).ok()),
+    }
+}
+
+/// What a refusal of tonic itself says: a message that is too large, does not decode, or is
+/// compressed.
+#[must_use]
+pub fn failure_of(refusal: &Status) -> Failure {
+    match refusal.code() {
+        Code::OutOfRange | Code::ResourceExhausted => Reason::MessageTooLarge.into(),
+        Code::Unimplemented => Failure::invalid("grpc-encoding", "identity: messages are taken uncompressed"),
+        // tonic answers what is no protobuf message, and no message at all, as an internal error.
+        Code::Internal | Code::InvalidArgument | Code::Unknown => {
+            Failure::invalid("request", "one protobuf message of this method's request type")
+        }
+        Code::Cancelled | Code::DeadlineExceeded => Reason::DeadlineExceeded.into(),
+        _ => Reason::Internal.into(),
+    }
 }
 
 fn code_of(class: Class) -> Code {
@@ -63,7 +97,7 @@ fn details(failure: &Failure) -> Vec<prost_types::Any> {
     let info = ErrorInfo { reason: failure.reason.as_str().into(), domain: ERROR_DOMAIN.into(), metadata };
     let mut details = vec![any("google.rpc.ErrorInfo", &info)];
     if !failure.fields.is_empty() {
-        let violation = |field: &crate::domain::error::InvalidInput| FieldViolation {
+        let violation = |field: &InvalidInput| FieldViolation {
             field: field.field.clone().into_owned(),
             description: field.problem.clone().into_owned(),
             ..FieldViolation::default()

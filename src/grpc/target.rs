@@ -5,7 +5,10 @@
 use std::any::Any;
 
 use super::pb;
-use crate::domain::ids::{BindingName, KeyId, KeyName, OrgId, TokenName, VersionName};
+use crate::{
+    domain::ids::{BindingName, KeyId, KeyName, OrgId, TokenName, VersionName},
+    service::vault::NAMES_MAX,
+};
 
 /// The full name that `message` is about; empty where it names none, or none that parses.
 pub(super) fn of(message: &dyn Any, own: &OrgId) -> String {
@@ -22,6 +25,14 @@ macro_rules! field {
     };
 }
 
+/// How many calls `message` is worth beyond the one that it is: a batch does the work of many. What
+/// is too long to be answered does no more than the longest that is.
+pub(super) fn more_calls(message: &dyn Any) -> u32 {
+    let batch = message.downcast_ref::<pb::BatchRetrieveKeysRequest>();
+    let more = batch.map_or(0, |batch| batch.names.len().clamp(1, NAMES_MAX) - 1);
+    u32::try_from(more).unwrap_or(u32::MAX)
+}
+
 fn key(message: &dyn Any, own: &OrgId) -> Option<String> {
     let text = field!(
         message,
@@ -34,6 +45,7 @@ fn key(message: &dyn Any, own: &OrgId) -> Option<String> {
         UndeleteKeyRequest.name,
         DestroyKeyRequest.name,
         ListKeyVersionsRequest.parent,
+        ListKeyConsumersRequest.name,
     );
     let updated = || message.downcast_ref::<pb::UpdateKeyRequest>()?.key.as_ref().map(|key| key.name.as_str());
     KeyName::parse("name", text.or_else(updated)?, own).ok().and_then(|name| harmless(&name))
@@ -59,7 +71,7 @@ fn created(message: &dyn Any, own: &OrgId) -> Option<String> {
 
 /// The name, unless its id could be a provider key that was written into the wrong field: nearly every
 /// shape of the provider table has a run of this many letters and digits, names for people hardly.
-fn harmless(name: &KeyName) -> Option<String> {
+pub(super) fn harmless(name: &KeyName) -> Option<String> {
     const RUN: usize = 20;
     let is_suspicious = name.id.as_str().split(|c: char| !c.is_ascii_alphanumeric()).any(|run| run.len() >= RUN);
     (!is_suspicious).then(|| name.to_string())
@@ -99,5 +111,13 @@ mod tests {
         let create = pb::CreateKeyRequest { key_id: "k".into(), ..Default::default() };
         assert_eq!(of(&create, &own), "orgs/acme/keys/k");
         assert_eq!(of(&pb::ListProvidersRequest {}, &own), "");
+    }
+
+    #[test]
+    fn a_batch_counts_for_as_many_calls_as_it_names_keys() {
+        let batch = |count| pb::BatchRetrieveKeysRequest { names: vec!["k".into(); count], ..Default::default() };
+        assert_eq!([0, 1, 40].map(|count| more_calls(&batch(count))), [0, 0, 39]);
+        assert_eq!(more_calls(&batch(32_767)), 39, "what is refused for its length does no more work than the longest");
+        assert_eq!(more_calls(&pb::RetrieveKeyRequest::default()), 0);
     }
 }

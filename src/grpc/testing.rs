@@ -17,11 +17,14 @@ use crate::{
 
 /// Keeps what is noted.
 #[derive(Debug, Default)]
-pub(super) struct Notes(pub(super) Mutex<Vec<AuditDraft>>);
+pub(super) struct Notes(pub(super) Mutex<Vec<AuditDraft>>, pub(super) Mutex<Vec<OrgId>>);
 
 impl Recorder for Notes {
     fn note(&self, draft: AuditDraft) {
         self.0.lock().unwrap().push(draft);
+    }
+    fn count(&self, org: &OrgId) {
+        self.1.lock().unwrap().push(org.clone());
     }
 }
 

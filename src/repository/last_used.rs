@@ -1,27 +1,25 @@
-//! When a key or a token was last used: a projection of the audit log in `O#org#LU`.
-//!
-//! A row holds the absolute time and `as_of`, the position of the last batch that was applied to
-//! it; only later batches are, so that folding the log again changes nothing, and rebuilt rows are
-//! equal. A key is used when its value leaves or a client learns that the one it has is current; a
-//! token whenever a record names it. The rows are not signed: they decide nothing.
+//! When a key or a token was last used: a projection of the audit log in `O#org#LU`. A key is used
+//! when its value leaves or a client learns that the one it has is current; a token whenever a
+//! record names it; a token's row goes [`TOKENS_KEPT`] after its last use.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use super::{
-    audit::{AuditRecord, log::Entry},
     fields::{Builder, Fields},
-    lease::Lease,
-    records::{Expected, Records},
+    projection::{Change, Changes, Projection, Seen, Tally, What, as_of},
+    records::Records,
 };
 use crate::{
     domain::{
-        audit::{Action as Done, Outcome},
         clock::{Deadline, Timestamp},
         error::Failure,
         ids::{KeyId, KeyName, OrgId, TokenId},
     },
     store::{Action, Condition, ITEMS_MAX, Item, ItemKey, NewItem},
 };
+
+/// How long after a token was last used that is kept: tokens without bound come and go.
+pub const TOKENS_KEPT: Duration = Duration::from_secs(400 * 86_400);
 
 /// When each of `keys` was last retrieved, in order; None: never, or not folded yet.
 ///
@@ -71,9 +69,9 @@ async fn times(
     for keys in distinct.chunks(ITEMS_MAX) {
         // A last use that can't be read is not known: what it is of is shown without it.
         let items = records.get_each(keys, deadline).await?;
-        found.extend(items.into_iter().flatten().flatten().filter_map(|item| Some((item.key.clone(), used(&item)?))));
+        found.extend(items.into_iter().flatten().flatten().filter_map(|item| Some((item.key.clone(), time(&item)?))));
     }
-    Ok(wanted.iter().map(|key| found.get(key).map(|used| used.time)).collect())
+    Ok(wanted.iter().map(|key| found.get(key).copied()).collect())
 }
 
 fn partition(org: &str) -> String {
@@ -87,123 +85,52 @@ fn token_row(token: &str) -> String {
     format!("T#{}", data_encoding::HEXLOWER.encode(&hash))
 }
 
-/// A last use, and the position up to which it is known.
+fn time(row: &Item) -> Option<Timestamp> {
+    row.attributes.time("used").ok()
+}
+
+/// The projection.
+pub(super) const PROJECTION: Projection = Projection { name: "last-used", changes };
+
+fn changes(tally: &Tally, from: u64) -> Changes<'_> {
+    let mut rows = BTreeMap::<ItemKey, LastUse>::new();
+    let mut add = |org: &str, row: String, seen: &Seen| {
+        let (time, as_of) = (seen.latest, seen.last.0);
+        if as_of >= from {
+            let last = rows.entry(ItemKey::new(partition(org), row)).or_insert(LastUse { time, as_of });
+            *last = LastUse { time: last.time.max(time), as_of: last.as_of.max(as_of) };
+        }
+    };
+    for (used, seen) in tally.uses() {
+        if matches!(used.what, What::Released | What::Checked) && KeyId::parse("key", &used.key).is_ok() {
+            add(&used.org, key_row(&used.key), seen);
+        }
+    }
+    for (used, seen) in tally.tokens() {
+        add(&used.org, token_row(&used.token), seen);
+    }
+    rows.into_iter().map(|(key, last)| (key, Box::new(last) as Box<dyn Change>)).collect()
+}
+
+/// A last use, and the position of the batch that says so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Used {
+struct LastUse {
     time: Timestamp,
     as_of: u64,
 }
 
-fn used(item: &Item) -> Option<Used> {
-    Some(Used { time: item.attributes.time("used").ok()?, as_of: item.attributes.number("as_of").ok()? })
-}
-
-/// What the batches say was used when, by row.
-#[derive(Debug, Default)]
-pub(super) struct Fold(BTreeMap<ItemKey, Used>);
-
-impl Fold {
-    /// Of these batches, which follow one another.
-    pub(super) fn of(entries: &[Entry]) -> Self {
-        let mut fold = Self::default();
-        for entry in entries {
-            let records = entry.batch.records.iter().filter_map(|bytes| AuditRecord::read(bytes));
-            records.for_each(|record| fold.apply(&record, entry.position));
-        }
-        fold
-    }
-    fn apply(&mut self, record: &AuditRecord, position: u64) {
-        if OrgId::parse("org", &record.org).is_err() {
-            return;
-        }
-        let key = used_key(record).map(key_row);
-        let token = (!record.token_id.is_empty()).then(|| token_row(&record.token_id));
-        for row in [key, token].into_iter().flatten() {
-            let used = Used { time: record.timestamp(), as_of: position };
-            let entry = self.0.entry(ItemKey::new(partition(&record.org), row)).or_insert(used);
-            *entry = Used { time: entry.time.max(used.time), as_of: position };
-        }
-    }
-
-    /// Writes the rows that are behind; the last write carries `last`, too.
-    ///
-    /// # Errors
-    /// STORE_UNAVAILABLE; WRITE_CONFLICT when the lease is lost or a row was changed meanwhile.
-    pub(super) async fn write<W>(
-        self,
-        records: &Records,
-        lease: &Lease,
-        last: Action,
-        write: impl Fn(Vec<Action>) -> W,
-        deadline: Deadline,
-    ) -> Result<(), Failure>
-    where
-        W: Future<Output = Result<(), Failure>>,
-    {
-        const ROWS_MAX: usize = ITEMS_MAX - 2;
-        let keys: Vec<ItemKey> = self.0.keys().cloned().collect();
-        let mut chunks = keys.chunks(ROWS_MAX).peekable();
-        if chunks.peek().is_none() {
-            return write(vec![lease.check(), last]).await;
-        }
-        let mut last = Some(last);
-        while let Some(keys) = chunks.next() {
-            let items = records.get(keys, deadline).await?;
-            let mut actions = vec![lease.check()];
-            actions.extend(keys.iter().zip(items).filter_map(|(key, item)| self.put(key, item)));
-            if chunks.peek().is_none() {
-                actions.extend(last.take());
-            }
-            write(actions).await?;
-        }
-        Ok(())
-    }
-
-    fn put(&self, key: &ItemKey, item: Option<Item>) -> Option<Action> {
-        let fresh = self.0.get(key)?;
-        let before = item.as_ref().and_then(used);
-        if before.is_some_and(|before| before.as_of >= fresh.as_of) {
+impl Change for LastUse {
+    fn row(&self, key: &ItemKey, before: Option<&Item>) -> Option<NewItem> {
+        let before = before.and_then(|row| Some(Self { time: time(row)?, as_of: as_of(row)? }));
+        if before.is_some_and(|before| before.as_of >= self.as_of) {
             return None;
         }
-        let time = before.map_or(fresh.time, |before| before.time.max(fresh.time));
-        let attributes = Builder::new().time("used", time).count("as_of", fresh.as_of).build();
-        let condition = item.map_or(Condition::Absent, |item| Condition::Revision(item.revision));
-        Some(Action::Put(NewItem::new(key.clone(), attributes), condition))
-    }
-}
-
-/// The key that this record says was used.
-fn used_key(record: &AuditRecord) -> Option<&str> {
-    const USES: [Done; 3] = [Done::KeyRetrieve, Done::KeyAcquire, Done::KeyCheck];
-    if record.ended() != Some(Outcome::Allowed) || !USES.iter().any(|action| action.as_str() == record.action) {
-        return None;
-    }
-    let rest = record.resource.strip_prefix("orgs/")?.strip_prefix(record.org.as_str())?.strip_prefix("/keys/")?;
-    rest.split('/').next().filter(|key| KeyId::parse("key", key).is_ok())
-}
-
-/// How far the projection has come: `PROJ`/`last-used`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Watermark {
-    /// The next position to be folded.
-    pub(super) next: u64,
-    revision: Option<u64>,
-}
-
-impl Watermark {
-    fn key() -> ItemKey {
-        ItemKey::new("PROJ", "last-used")
-    }
-    pub(super) async fn load(records: &Records, deadline: Deadline) -> Result<Self, Failure> {
-        let Some(item) = records.get_verified(Self::key(), deadline).await? else {
-            return Ok(Self { next: 1, revision: None });
-        };
-        Ok(Self { next: item.number("next")?, revision: Some(item.revision()) })
-    }
-    /// Moved on to `next`.
-    pub(super) fn put(self, records: &Records, next: u64) -> (Action, Self) {
-        let expected = self.revision.map_or(Expected::Absent, Expected::Revision);
-        let item = NewItem::new(Self::key(), Builder::new().count("next", next).build());
-        (records.put(item, expected), Self { next, revision: Some(expected.next_revision()) })
+        // Times of a log are not in its order.
+        let time = before.map_or(self.time, |before| before.time.max(self.time));
+        let attributes = Builder::new().time("used", time).count("as_of", self.as_of).build();
+        // Whole days, so that it does not matter when the row is written. A key's row goes with it.
+        let day_end = Timestamp::from_seconds(time.day().saturating_add(1).saturating_mul(86_400));
+        let expires = key.sort.starts_with("T#").then(|| day_end.plus(TOKENS_KEPT));
+        Some(NewItem { expires, ..NewItem::new(key.clone(), attributes) })
     }
 }

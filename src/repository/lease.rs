@@ -24,6 +24,8 @@ pub enum Role {
     Sequencer,
     /// Purges what is due.
     Janitor,
+    /// Moves what is old of the audit log into the archive.
+    Archivist,
 }
 
 impl Role {
@@ -31,6 +33,7 @@ impl Role {
         let role = match self {
             Self::Sequencer => "sequencer",
             Self::Janitor => "janitor",
+            Self::Archivist => "archivist",
         };
         ItemKey::new("LEASE", format!("{role}#TERM"))
     }

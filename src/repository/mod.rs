@@ -3,11 +3,14 @@
 
 pub mod audit;
 pub mod bindings;
+pub mod consumers;
 pub mod fields;
 mod grants;
 pub mod keys;
 pub mod last_used;
 pub mod lease;
 pub mod orgs;
+pub mod projection;
 pub mod records;
 pub mod tokens;
+pub mod usage;

@@ -30,7 +30,9 @@ use crate::{
         framing,
         mac::{MacRing, TAG_LEN},
     },
-    store::{Action, Attributes, Condition, Item, ItemKey, ItemStore, NewItem, Page, Query, StoreError, Value},
+    store::{
+        Action, Attributes, Condition, Item, ItemKey, ItemStore, NewItem, Page, Query, SharedItem, StoreError, Value,
+    },
 };
 
 #[cfg(test)]
@@ -138,7 +140,28 @@ impl Records {
     /// # Errors
     /// STORE_UNAVAILABLE.
     pub async fn get(&self, keys: &[ItemKey], deadline: Deadline) -> Result<Vec<Option<Item>>, Failure> {
+        let items = self.store.get(keys, deadline).await?;
+        Ok(items.into_iter().map(|item| item.map(SharedItem::into_item)).collect())
+    }
+    /// [`Self::get`] without a copy where the store has an item in memory: for the path of a
+    /// retrieval.
+    ///
+    /// # Errors
+    /// STORE_UNAVAILABLE.
+    pub async fn get_shared(&self, keys: &[ItemKey], deadline: Deadline) -> Result<Vec<Option<SharedItem>>, Failure> {
         Ok(self.store.get(keys, deadline).await?)
+    }
+    /// What `decode` makes of the record in `item`, if its MAC holds. Both happen once for as long
+    /// as the store has the item in memory: the keys of the MACs stay for the server's life.
+    ///
+    /// # Errors
+    /// RECORD_REJECTED; those of `decode`.
+    pub fn decoded<T: Send + Sync + 'static>(
+        &self,
+        item: &SharedItem,
+        decode: impl FnOnce(Verified) -> Result<T, Failure>,
+    ) -> Result<Arc<T>, Failure> {
+        item.made(|item| decode(self.verify(item.clone())?))
     }
     /// Reads items of which one that can't be read must not hide the others: a listing's.
     ///

@@ -266,6 +266,14 @@ pub struct Uses {
     pub revision: u64,
 }
 
+impl Uses {
+    /// As they are once the put of [`spend`] is committed.
+    #[must_use]
+    pub fn spent(self) -> Self {
+        Self { count: self.count.saturating_add(1), revision: self.revision.saturating_add(1), ..self }
+    }
+}
+
 /// The uses of `token` in the item at [`uses_key`]; None where it has no uses_max.
 ///
 /// # Errors

@@ -1,19 +1,26 @@
 //! The adapters that the settings name.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::{ServerError, Sources};
 use crate::{
-    config::{Config, KmsConfig, ProviderConfig, StoreConfig},
+    config::{ArchiveConfig, AuditConfig, Config, KmsConfig, ProviderConfig, StoreConfig},
     domain::{clock::Timestamp, provider::Providers},
     kms::{KeyWrapper, local::LocalKeyWrapper},
+    repository::audit::archive::Directory,
     service::sealing::Sealer,
     store::{ItemStore, sqlite::SqliteStore},
 };
 
 /// The store, as the adapter that it is: closing and sweeping are no part of the port.
 #[derive(Clone, Debug)]
-pub(super) enum Store {
+pub(super) struct Store {
+    adapter: Adapter,
+    port: Arc<dyn ItemStore>,
+}
+
+#[derive(Clone, Debug)]
+enum Adapter {
     Sqlite(Arc<SqliteStore>),
 }
 
@@ -21,20 +28,21 @@ impl Store {
     pub(super) fn open(config: &StoreConfig, sources: &Sources) -> Result<Self, ServerError> {
         let StoreConfig::Sqlite { path } = config;
         let store = SqliteStore::open(path, Arc::clone(&sources.clock));
-        store.map(|store| Self::Sqlite(Arc::new(store))).map_err(|error| ServerError::setting("store.path", error))
+        let store = Arc::new(store.map_err(|error| ServerError::setting("store.path", error))?);
+        let port = (sources.over)(Arc::<SqliteStore>::clone(&store));
+        Ok(Self { adapter: Adapter::Sqlite(store), port })
     }
     pub(super) fn port(&self) -> Arc<dyn ItemStore> {
-        let Self::Sqlite(store) = self;
-        Arc::<SqliteStore>::clone(store)
+        Arc::clone(&self.port)
     }
     /// Deletes some of what expired before `now`; answers whether there may be more.
     pub(super) async fn sweep(&self, now: Timestamp) -> Result<bool, crate::store::StoreError> {
         const AT_ONCE: usize = 500;
-        let Self::Sqlite(store) = self;
+        let Adapter::Sqlite(store) = &self.adapter;
         store.sweep_expired(now, AT_ONCE).await.map(|swept| swept == AT_ONCE)
     }
     pub(super) async fn close(&self) {
-        let Self::Sqlite(store) = self;
+        let Adapter::Sqlite(store) = &self.adapter;
         if let Err(error) = store.close().await {
             tracing::warn!(%error, "the store was not closed cleanly; the next start completes it");
         }
@@ -64,11 +72,20 @@ pub(super) fn providers(config: &ProviderConfig) -> Result<Providers, ServerErro
     Providers::load(extra.as_deref()).map_err(|error| setting(&error))
 }
 
+/// Where the old part of the audit log goes and how old that is; None: it is kept for ever.
+pub(super) fn archive(config: &AuditConfig) -> Result<Option<(Directory, Duration)>, ServerError> {
+    let Some(ArchiveConfig { retention, dir }) = &config.archive else { return Ok(None) };
+    let directory = Directory::new(dir.clone());
+    directory.look().map_err(|problem| ServerError::setting("audit.archive_dir", problem))?;
+    Ok(Some((directory, *retention)))
+}
+
 /// Looks at everything that the settings name, and opens nothing for writing.
 pub(super) fn problems(config: &Config, sources: &Sources) -> Vec<ServerError> {
     let mut problems = Vec::new();
     problems.extend(sealer(&config.kms, sources).err());
     problems.extend(providers(&config.providers).err());
+    problems.extend(archive(&config.audit).err());
     let StoreConfig::Sqlite { path } = &config.store;
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     if directory.is_some_and(|directory| !directory.is_dir()) {

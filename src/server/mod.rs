@@ -1,9 +1,11 @@
 //! The composition root: it alone wires adapters to ports, and everything else together.
 
 mod adapters;
+pub mod archive;
 pub mod check;
 pub mod dev;
 pub mod init;
+pub mod rebuild;
 mod services;
 mod tasks;
 mod tokens;
@@ -24,29 +26,33 @@ use crate::{
     grpc::{
         entry::Recorder,
         gate::Gate,
-        layers::{Front, FrontLimits, FrontParts, Rate},
+        layers::{Front, FrontLimits, FrontParts, Rate, Share},
         listener::{
             ConnectionLimits, Listener,
             tls::{TlsError, TlsFiles, TlsSource, Trust},
         },
     },
+    store::ItemStore,
 };
 
 /// How long the parts have to open at the start, and to close at the end.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Where time and randomness come from; tests bring their own clock.
+/// Where time and randomness come from, and what the store is seen through; tests bring their own
+/// clock, measurements a store that counts.
 #[derive(Clone, Debug)]
 pub struct Sources {
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Randomness.
     pub entropy: Arc<dyn Entropy>,
+    /// What stands before the store: nothing, in production.
+    pub over: fn(Arc<dyn ItemStore>) -> Arc<dyn ItemStore>,
 }
 
 impl Default for Sources {
     fn default() -> Self {
-        Self { clock: Arc::new(SystemClock), entropy: Arc::new(SystemEntropy) }
+        Self { clock: Arc::new(SystemClock), entropy: Arc::new(SystemEntropy), over: |store| store }
     }
 }
 
@@ -113,31 +119,61 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
     sources: Sources,
 ) -> Result<(), ServerError> {
-    let tls = TlsSource::load(tls_files(&config), Arc::clone(&sources.clock))?;
-    let vault = Vault::open(&config, &sources).await?;
-    let serving = watch::Sender::new(vault.parts.audit.is_writable());
-    let tasks = Tasks::start(&vault, config.tokens.ttl_longest, &serving);
-    let trust = tls.subscribe();
-    tasks.spawn(tls.keep_current());
-
-    let handlers = TaskTracker::new();
-    let listener = match listener(&config, &vault, &sources, (&tasks, &handlers), (&serving, trust)) {
-        Ok(listener) => listener,
-        Err(error) => {
-            tasks.stop(&vault.parts).await;
-            vault.store.close().await;
-            return Err(error);
-        }
-    };
-    serve(listener, socket, shutdown, &tasks, &serving).await;
-
-    handlers.close();
-    if tokio::time::timeout(PATIENCE, handlers.wait()).await.is_err() {
-        tracing::warn!("calls are still running: they are given up");
-    }
-    tasks.stop(&vault.parts).await;
-    vault.store.close().await;
+    let opened = Opened::new(&config, &sources).await?;
+    serve(opened.listener.clone(), socket, shutdown, &opened.tasks, &opened.serving).await;
+    opened.close().await;
     Ok(())
+}
+
+/// A vault that is open, with everything that answers and runs beside it, and no socket yet.
+#[derive(Debug)]
+pub struct Opened {
+    listener: Listener,
+    vault: Vault,
+    tasks: Tasks,
+    serving: watch::Sender<bool>,
+    handlers: TaskTracker,
+}
+
+impl Opened {
+    /// Opens what `config` names.
+    ///
+    /// # Errors
+    /// When a part can't be opened; those that were are closed again.
+    pub async fn new(config: &Config, sources: &Sources) -> Result<Self, ServerError> {
+        let tls = TlsSource::load(tls_files(config), Arc::clone(&sources.clock))?;
+        let vault = Vault::open(config, sources).await?;
+        let serving = watch::Sender::new(vault.parts.audit.is_writable());
+        let tasks = Tasks::start(&vault, config.tokens.ttl_longest, &serving);
+        let trust = tls.subscribe();
+        tasks.spawn(tls.keep_current());
+
+        let handlers = TaskTracker::new();
+        match listener(config, &vault, sources, (&tasks, &handlers), (&serving, trust)) {
+            Ok(listener) => Ok(Self { listener, vault, tasks, serving, handlers }),
+            Err(error) => {
+                tasks.stop(&vault.parts).await;
+                vault.store.close().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// What answers the calls of every connection: for whoever calls from within this process.
+    #[must_use]
+    pub fn front(&self) -> Front {
+        self.listener.front.clone()
+    }
+
+    /// Waits for the calls that still run, flushes and seals the audit log, closes the store.
+    pub async fn close(self) {
+        self.handlers.close();
+        if tokio::time::timeout(PATIENCE, self.handlers.wait()).await.is_err() {
+            tracing::warn!("calls are still running: they are given up");
+        }
+        self.tasks.stop(&self.vault.parts).await;
+        self.vault.store.close().await;
+    }
 }
 
 /// Everything that answers, put together.
@@ -148,7 +184,7 @@ fn listener(
     (tasks, handlers): (&Tasks, &TaskTracker),
     (serving, trust): (&watch::Sender<bool>, watch::Receiver<Trust>),
 ) -> Result<Listener, ServerError> {
-    let Sources { clock, entropy } = sources.clone();
+    let Sources { clock, entropy, .. } = sources.clone();
     let recorder: Arc<dyn Recorder> = Arc::new(vault.parts.audit.clone());
     let gate = Gate::new(Arc::clone(&recorder), Arc::clone(&clock), handlers.clone());
     let (not_after, keep_not_after) = services::certificate_expiry(trust.clone());
@@ -196,9 +232,11 @@ fn front_limits(config: &Config) -> FrontLimits {
     FrontLimits {
         calls: limits.calls,
         streams: limits.streams,
+        share: Share::new(limits.share),
         token_rate: Rate::new(limits.token_rate),
         org_rate: Rate::new(limits.org_rate),
         certificate_rate: Rate::new(limits.certificate_rate),
+        address_rate: Rate::new(limits.address_rate),
     }
 }
 
@@ -206,6 +244,7 @@ fn connection_limits(config: &Config) -> ConnectionLimits {
     let limits = &config.limits;
     ConnectionLimits {
         connections: limits.connections,
+        share: Share::new(limits.share),
         streams: limits.connection_streams,
         age: limits.connection_age,
         grace: limits.drain,

@@ -12,7 +12,7 @@ use super::{ServerError, vault::Vault};
 use crate::{
     config::Config,
     grpc::{
-        MESSAGE_MAX,
+        IMPORT_MESSAGE_MAX, MESSAGE_MAX,
         admin::AdminService,
         audit::AuditService,
         gate::Gate,
@@ -25,14 +25,16 @@ use crate::{
             key_vault_server::KeyVaultServer, tokens_server::TokensServer,
         },
         reflection,
+        sizes::BySize,
         tokens::TokensService,
     },
     service::{
-        audit::AuditReader,
+        audit::{AuditReader, retention::Retention},
         bindings::BindingService,
         orgs::OrgService,
         status::StatusService,
         tokens::{TokenService, TokenSettings},
+        usage::UsageService,
         vault::{Vault as KeyUseCases, VaultSettings},
     },
 };
@@ -54,15 +56,18 @@ pub(super) fn routes(
     let tokens = TokenService::new(parts(), token_settings(config));
     let bindings = BindingService::new(parts(), token_settings(config));
     let orgs = OrgService::new(parts(), config.tokens.ttl_longest);
-    let status = StatusService::new(parts(), certificate_not_after);
+    let archive = vault.retention.as_ref().map(Retention::status);
+    let status = StatusService::new(parts(), certificate_not_after).with_archive(archive);
 
-    let keys = KeyVaultServer::new(KeyVaultService::new(gate.clone(), keys));
+    let keys = KeyVaultServer::new(KeyVaultService::new(gate.clone(), keys, UsageService::new(parts())));
+    let imports = keys.clone().max_decoding_message_size(IMPORT_MESSAGE_MAX);
+    let keys = BySize::new(keys.max_decoding_message_size(MESSAGE_MAX), imports, "/ibyok.v1.KeyVault/ImportKeys");
     let groups = KeyGroupsServer::new(KeyGroupsService::new(gate.clone()));
     let tokens = TokensServer::new(TokensService::new(gate.clone(), tokens, bindings));
     let audit = AuditServer::new(AuditService::new(gate.clone(), AuditReader::new(parts())));
     let admin = AdminServer::new(AdminService::new(gate.clone(), orgs, status));
     let routes = Routes::new(health::service(NAMES, serving))
-        .add_service(keys.max_decoding_message_size(MESSAGE_MAX))
+        .add_service(keys)
         .add_service(groups.max_decoding_message_size(MESSAGE_MAX))
         .add_service(tokens.max_decoding_message_size(MESSAGE_MAX))
         .add_service(audit.max_decoding_message_size(MESSAGE_MAX))

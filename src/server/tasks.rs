@@ -44,6 +44,10 @@ impl Tasks {
         tasks.spawn(keys(parts.clone(), longest_token_life));
         tasks.spawn(sweep(vault.store.clone(), Arc::clone(&parts.clock)));
         tasks.spawn(purge(parts.clone(), tasks.stop.clone()));
+        if let Some(retention) = vault.retention.clone() {
+            let stop = tasks.stop.clone();
+            tasks.spawn(async move { retention.run(stop).await });
+        }
         tasks
     }
 

@@ -39,7 +39,7 @@ impl Tokens {
 }
 
 impl VerifyToken for Tokens {
-    fn verify(&self, token: &str, peer: &Peer, now: Timestamp) -> Result<Claims, Refused> {
+    fn verify(&self, token: &str, peer: &Peer, now: Timestamp) -> Result<Arc<Claims>, Refused> {
         self.verifier.verify(token, &*self.keyring.signing(), &peer.certificate, now)
     }
 

@@ -11,14 +11,18 @@ use crate::{
         records::Records,
     },
     service::{
-        Parts, keyring::Keyring, mutation::Mutations, page_token::PageTokens, sealing::Sealer, session::Sessions,
+        Parts, audit::retention::Retention, keyring::Keyring, mutation::Mutations, page_token::PageTokens,
+        sealing::Sealer, session::Sessions,
     },
 };
 
+#[derive(Debug)]
 pub(super) struct Vault {
     pub(super) parts: Parts,
     pub(super) providers: Arc<Providers>,
     pub(super) store: Store,
+    /// What moves the old part of the audit log into its archive, where there is one.
+    pub(super) retention: Option<Retention>,
 }
 
 impl Vault {
@@ -26,6 +30,7 @@ impl Vault {
     pub(super) async fn open(config: &Config, sources: &Sources) -> Result<Self, ServerError> {
         let sealer = adapters::sealer(&config.kms, sources)?;
         let providers = Arc::new(adapters::providers(&config.providers)?);
+        let archive = adapters::archive(&config.audit)?;
         let store = Store::open(&config.store, sources)?;
         let (clock, entropy) = (Arc::clone(&sources.clock), Arc::clone(&sources.entropy));
         let deadline = clock.deadline(PATIENCE);
@@ -36,7 +41,10 @@ impl Vault {
             Err(failure) => return Err(abandon(&store, failure.into()).await),
         };
         match parts(keyring, sealer, &store, config, sources) {
-            Ok(parts) => Ok(Self { parts, providers, store }),
+            Ok(parts) => {
+                let retention = archive.map(|(directory, retention)| Retention::new(&parts, directory, retention));
+                Ok(Self { parts, providers, store, retention })
+            }
             Err(failure) => Err(abandon(&store, failure.into()).await),
         }
     }

@@ -1,5 +1,7 @@
 //! One call, as every use case sees it.
 
+use std::sync::Arc;
+
 use crate::{
     authz::{claims::Claims, methods::Method},
     domain::{
@@ -17,7 +19,7 @@ pub struct Call {
     /// Its row in the authorization table.
     pub method: &'static Method,
     /// What its token says; None only where the table asks for no token.
-    pub claims: Option<Claims>,
+    pub claims: Option<Arc<Claims>>,
     /// Who called.
     pub peer: Peer,
     /// At most 256 bytes, or empty.
@@ -38,7 +40,7 @@ impl Call {
     /// # Errors
     /// TOKEN_MISSING.
     pub fn claims(&self) -> Result<&Claims, Failure> {
-        self.claims.as_ref().ok_or_else(|| Reason::TokenMissing.into())
+        self.claims.as_deref().ok_or_else(|| Reason::TokenMissing.into())
     }
     /// The caller's organization.
     ///

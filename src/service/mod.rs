@@ -25,6 +25,7 @@ pub mod status;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod tokens;
+pub mod usage;
 pub mod vault;
 
 /// What every use case works with; made once by the composition root, cheap to clone.

@@ -1,7 +1,7 @@
 //! Opens a call's session: ONE read of {token, subject, epoch, parent token if any, and what the
 //! call needs}, then admission.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::{call::Call, keyring::SigningKeys};
 pub use crate::authz::permit::Access;
@@ -9,12 +9,11 @@ use crate::{
     authz::{
         claims::Claims,
         exchange::{Assertion, ExchangePermit, admit_exchange},
-        methods::Kind,
         permit::{Evidence, Permit, admit},
         verifier::VerifyingKeys,
     },
     domain::{
-        clock::{Clock, Deadline},
+        clock::{Clock, Deadline, Timestamp},
         error::{Failure, Reason},
         ids::{BindingId, OrgId, TokenId},
         token::{Epoch, SubjectRecord, TokenMode, TokenRecord},
@@ -24,16 +23,21 @@ use crate::{
         records::{Records, Verified},
         tokens::{self, Uses},
     },
-    store::{Item, ItemKey},
+    store::{Item, ItemKey, SharedItem},
 };
+
+/// How often a call that stays open opens its session again.
+pub const REOPEN_EVERY: Duration = Duration::from_secs(2);
+/// How long that may take.
+const REOPEN_WITHIN: Duration = Duration::from_millis(2_500);
 
 /// An admitted call and the items that it asked for.
 #[derive(Debug)]
-pub struct Session {
+pub struct Session<I = Item> {
     /// Proof of authorization.
     pub permit: Permit,
     /// What was needed, in order; MACs not yet looked at.
-    pub items: Vec<Option<Item>>,
+    pub items: Vec<Option<I>>,
     /// The token's count of uses, where it has uses_max: each release must
     /// [`spend`](tokens::spend) one.
     pub uses: Option<Uses>,
@@ -65,10 +69,24 @@ impl Sessions {
     /// # Errors
     /// The UNAUTHENTICATED and PERMISSION_DENIED reasons, STORE_UNAVAILABLE, RECORD_REJECTED.
     pub async fn open(&self, call: &Call, access: Access, needs: &[ItemKey]) -> Result<Session, Failure> {
+        let Session { permit, items, uses } = self.open_shared(call, access, needs).await?;
+        Ok(Session { permit, items: items.into_iter().map(|item| item.map(SharedItem::into_item)).collect(), uses })
+    }
+
+    /// [`Self::open`] without copies of what the store has in memory: for the path of a retrieval.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn open_shared(
+        &self,
+        call: &Call,
+        access: Access,
+        needs: &[ItemKey],
+    ) -> Result<Session<SharedItem>, Failure> {
         let claims = call.claims()?;
         // A mock token may always renew itself, which changes nothing but itself.
         let is_mock_mutation =
-            claims.mode == TokenMode::Mock && call.method.kind == Kind::Mutation && !matches!(access, Access::Identity);
+            claims.mode == TokenMode::Mock && call.method.kind.is_mutation() && !matches!(access, Access::Identity);
         let mut reading = Reading::default();
         let standing = StandingKeys::of(claims, &mut reading);
         let uses = claims.is_use_limited.then(|| reading.add(tokens::uses_key(&claims.org, &claims.token_id)));
@@ -89,6 +107,22 @@ impl Sessions {
             None => None,
         };
         Ok(Session { permit, items: needs.into_iter().map(|at| read.item(at).cloned()).collect(), uses })
+    }
+
+    /// Why the session of a call that stays open no longer opens, once it does not: it is opened
+    /// again `every` so often, and looked at when it `ends`.
+    pub async fn closed(&self, mut call: Call, access: Access, mut ends: Timestamp, every: Duration) -> Failure {
+        loop {
+            tokio::time::sleep(every.min(ends.since(self.clock.now()))).await;
+            if ends <= self.clock.now() {
+                return Reason::TokenExpired.into();
+            }
+            call.deadline = self.clock.deadline(REOPEN_WITHIN);
+            match self.open(&call, access.clone(), &[]).await {
+                Ok(session) => ends = session.permit.ends(),
+                Err(failure) => return failure,
+            }
+        }
     }
 
     /// Admits an exchange of the call's client certificate into `org`. `token_id` is the id that
@@ -155,22 +189,22 @@ impl StandingKeys {
         }
     }
     fn find(&self, read: &Read<'_>) -> Result<Found, Failure> {
-        let parent = self.parent.map(|at| read.verified(at)).transpose()?.flatten();
+        let parent = self.parent.map(|at| read.decoded(at, tokens::decode)).transpose()?.flatten();
         Ok(Found {
-            token: read.verified(self.token)?.as_ref().map(tokens::decode).transpose()?,
-            subject: read.verified(self.subject)?.as_ref().map(tokens::decode_subject).transpose()?,
-            epoch: tokens::decode_epoch(&read.verified(self.epoch)?.ok_or(Reason::RecordRejected)?)?,
-            parent: parent.as_ref().map(tokens::decode).transpose()?,
+            token: read.decoded(self.token, tokens::decode)?,
+            subject: read.decoded(self.subject, tokens::decode_subject)?,
+            epoch: read.decoded(self.epoch, tokens::decode_epoch)?.ok_or(Reason::RecordRejected)?,
+            parent,
         })
     }
 }
 
 /// The records that a token stands by.
 struct Found {
-    token: Option<TokenRecord>,
-    subject: Option<SubjectRecord>,
-    epoch: Epoch,
-    parent: Option<TokenRecord>,
+    token: Option<Arc<TokenRecord>>,
+    subject: Option<Arc<SubjectRecord>>,
+    epoch: Arc<Epoch>,
+    parent: Option<Arc<TokenRecord>>,
 }
 
 impl Found {
@@ -178,8 +212,8 @@ impl Found {
         Evidence {
             claims,
             token: self.token.as_ref(),
-            parent: self.parent.as_ref(),
-            subject: self.subject.as_ref(),
+            parent: self.parent.as_deref(),
+            subject: self.subject.as_deref(),
             epoch: &self.epoch,
             peer: &call.peer,
             now: clock.now(),
@@ -199,20 +233,28 @@ impl Reading {
         })
     }
     async fn get(self, records: &Records, deadline: Deadline) -> Result<Read<'_>, Failure> {
-        Ok(Read { items: records.get(&self.0, deadline).await?, records })
+        Ok(Read { items: records.get_shared(&self.0, deadline).await?, records })
     }
 }
 
 struct Read<'a> {
-    items: Vec<Option<Item>>,
+    items: Vec<Option<SharedItem>>,
     records: &'a Records,
 }
 
 impl Read<'_> {
-    fn item(&self, at: usize) -> Option<&Item> {
+    fn item(&self, at: usize) -> Option<&SharedItem> {
         self.items.get(at)?.as_ref()
     }
     fn verified(&self, at: usize) -> Result<Option<Verified>, Failure> {
-        self.item(at).map(|item| self.records.verify(item.clone())).transpose()
+        self.item(at).map(|item| self.records.verify(Item::clone(item))).transpose()
+    }
+    /// What the record there says, verified and decoded once for all calls that share it.
+    fn decoded<T: Send + Sync + 'static>(
+        &self,
+        at: usize,
+        decode: impl Fn(&Verified) -> Result<T, Failure>,
+    ) -> Result<Option<Arc<T>>, Failure> {
+        self.item(at).map(|item| self.records.decoded(item, |verified| decode(&verified))).transpose()
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicI64, Ordering},
 };
 
-use super::{Parts, call::Call, session::Access};
+use super::{Parts, audit::retention::ArchiveStatus, call::Call, session::Access};
 use crate::domain::{clock::Timestamp, error::Failure, ids::OrgId, scope::Scope};
 
 /// A server certificate that ends sooner than that is reported.
@@ -14,7 +14,7 @@ const CERTIFICATE_DAYS_MIN: i64 = 7;
 /// One part, and whether it works.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Check {
-    /// `store`, `kms`, `audit`, `certificate`.
+    /// `store`, `kms`, `audit`, `certificate`, and `archive` where there is one.
     pub name: &'static str,
     /// Whether it works.
     pub is_ok: bool,
@@ -39,6 +39,7 @@ pub struct StatusService {
     parts: Parts,
     /// Whole seconds since the Unix epoch; the listener moves it when it loads a new certificate.
     certificate_not_after: Arc<AtomicI64>,
+    archive: Option<ArchiveStatus>,
 }
 
 impl StatusService {
@@ -46,7 +47,12 @@ impl StatusService {
     /// since the Unix epoch.
     #[must_use]
     pub fn new(parts: Parts, certificate_not_after: Arc<AtomicI64>) -> Self {
-        Self { parts, certificate_not_after }
+        Self { parts, certificate_not_after, archive: None }
+    }
+    /// Tells of the audit log's archive, too.
+    #[must_use]
+    pub fn with_archive(self, archive: Option<ArchiveStatus>) -> Self {
+        Self { archive, ..self }
     }
 
     /// The state of the server now.
@@ -60,12 +66,14 @@ impl StatusService {
             self.parts.records.store().status(call.deadline),
             self.parts.sealer.kms().status(call.deadline)
         );
-        let checks = vec![
+        let mut checks = vec![
             check("store", store.map_err(|cause| cause.to_string()), "look at the database and the server's log"),
             check("kms", kms.map_err(|cause| cause.to_string()), "look at the KMS, its key and the server's rights"),
             self.audit(),
             self.certificate(self.parts.clock.now()),
         ];
+        let archive = self.archive.as_ref().map(ArchiveStatus::now);
+        checks.extend(archive.map(|found| check("archive", found, "look at audit.archive_dir and the server's log")));
         Ok(Status { version: env!("CARGO_PKG_VERSION"), checks })
     }
 

@@ -13,8 +13,8 @@ use std::{
 use tokio::{sync::watch, time::timeout};
 
 use super::{
-    Action, Item, ItemKey, ItemStore, NewItem, Order, PAGE_BYTES_MAX, Page, Query, StoreError, WriteId, Written,
-    limits, range::Interval,
+    Action, Item, ItemKey, ItemStore, NewItem, Order, PAGE_BYTES_MAX, Page, Query, SharedItem, StoreError, WriteId,
+    Written, limits, range::Interval,
 };
 use crate::domain::{
     PortFuture,
@@ -284,12 +284,13 @@ impl ItemStore for MemoryStore {
         &'a self,
         keys: &'a [ItemKey],
         deadline: Deadline,
-    ) -> PortFuture<'a, Result<Vec<Option<Item>>, StoreError>> {
+    ) -> PortFuture<'a, Result<Vec<Option<SharedItem>>, StoreError>> {
         Box::pin(async move {
             limits::check_get(keys)?;
             self.check_read(deadline)?;
             let items = lock(&self.items);
-            keys.iter().map(|key| items.get(key).map(Stored::read).transpose()).collect()
+            let read = |key| items.get(key).map(Stored::read).transpose();
+            keys.iter().map(|key| Ok(read(key)?.map(SharedItem::from))).collect()
         })
     }
 

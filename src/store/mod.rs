@@ -7,9 +7,12 @@
 pub mod fake;
 pub mod limits;
 mod range;
+mod shared;
 pub mod sqlite;
 
 use std::{collections::BTreeMap, fmt};
+
+pub use shared::SharedItem;
 
 use crate::domain::{
     PortFuture,
@@ -266,7 +269,7 @@ pub trait ItemStore: Send + Sync + fmt::Debug {
         &'a self,
         keys: &'a [ItemKey],
         deadline: Deadline,
-    ) -> PortFuture<'a, Result<Vec<Option<Item>>, StoreError>>;
+    ) -> PortFuture<'a, Result<Vec<Option<SharedItem>>, StoreError>>;
     /// Reads a page of a partition.
     fn query(&self, query: Query, deadline: Deadline) -> PortFuture<'_, Result<Page, StoreError>>;
     /// Writes all of `actions`, or nothing.

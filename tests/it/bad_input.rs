@@ -22,6 +22,7 @@ use crate::{
 const CANARY: &str = "cAnArY7f3a";
 
 /// A request with one thing wrong in it.
+#[derive(Clone)]
 struct Case {
     path: &'static str,
     body: Vec<u8>,
@@ -31,6 +32,34 @@ struct Case {
 fn case(path: &'static str, message: impl Message, field: &'static str) -> Case {
     Case { path, body: message.encode_to_vec(), field }
 }
+
+/// Sends each as an item of an import of its own, and wants the same of its status.
+async fn refuse_all_items(caller: &Caller, cases: Vec<Case>) {
+    let mut wrong = Vec::new();
+    for (n, Case { body, field, .. }) in cases.into_iter().enumerate() {
+        // Field 1, the key.
+        let mut item = vec![0x0a];
+        prost::encode_length_delimiter(body.len(), &mut item).unwrap();
+        item.extend(body);
+        let answer = wire::call(&caller.channel, IMPORT, caller.token.as_deref(), item, 1).await;
+        let problem = match answer.as_deref() {
+            Ok([answer]) if holds(answer) => "says the value again".to_owned(),
+            Ok([answer]) => {
+                let status = pb::ImportKeysResponse::decode(answer.clone()).unwrap().status.unwrap();
+                let fields: Vec<_> = status.field_violations.iter().map(|found| found.field.as_str()).collect();
+                match (status.code, status.reason.as_str()) {
+                    (3, "INVALID_FIELD") if fields == [field] => continue,
+                    _ => format!("answered {status:?}"),
+                }
+            }
+            other => format!("answered {other:?}"),
+        };
+        wrong.push(format!("item {n} for {field} {problem}"));
+    }
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+const IMPORT: &str = "/ibyok.v1.KeyVault/ImportKeys";
 
 /// Sends each, and wants INVALID_FIELD for its field and nothing of its content.
 async fn refuse_all(caller: &Caller, cases: Vec<Case>) {
@@ -56,8 +85,11 @@ pub fn refusal(status: &Status) -> (Code, String, Vec<String>) {
     (status.code(), reason(status), fields.unwrap_or_default())
 }
 
+fn holds(bytes: &[u8]) -> bool {
+    bytes.windows(CANARY.len()).any(|window| window.eq_ignore_ascii_case(CANARY.as_bytes()))
+}
+
 fn holds_canary(status: &Status) -> bool {
-    let holds = |bytes: &[u8]| bytes.windows(CANARY.len()).any(|window| window.eq_ignore_ascii_case(CANARY.as_bytes()));
     holds(status.message().as_bytes())
         || holds(status.details())
         || status.metadata().iter().any(|entry| holds(format!("{entry:?}").as_bytes()))

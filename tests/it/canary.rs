@@ -15,11 +15,11 @@ use tonic::{
     metadata::{AsciiMetadataValue, MetadataValue},
 };
 
-use crate::harness::{ADMIN, Caller, ORG, reason};
+use crate::harness::{ADMIN, Caller, ORG, reason, within};
 
 mod calls;
 mod needles;
-mod process;
+pub(crate) mod process;
 
 use calls::drive;
 use needles::Needles;
@@ -36,9 +36,12 @@ async fn secrets_are_nowhere_but_where_they_belong() {
     let control = Needles::of(&[("control".to_owned(), KNOWN.into())]);
 
     // The driver's connections are closed on this side; the server notices.
-    while server.has_connections() {
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    }
+    within("the end of the connections", async {
+        while server.has_connections() {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    })
+    .await;
     assert!(!server.memory(&control).is_empty(), "a search of the memory finds what is there");
     let found = settled(|| server.memory(&travelled)).await;
     assert!(found.is_empty(), "{} in the server's memory: {found:#?}", found.len());

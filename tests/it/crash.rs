@@ -2,9 +2,9 @@
 //! writes, again and again, and what it had acknowledged is there each time.
 
 mod first_start;
-mod model;
-mod process;
-mod writer;
+pub mod model;
+pub mod process;
+pub mod writer;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -13,45 +13,64 @@ use ibyok::{
     grpc::pb,
     store::{ItemStore as _, Order, Query, SortRange, sqlite::SqliteStore},
 };
-use tokio::task::JoinSet;
+use tokio::{
+    sync::mpsc::{UnboundedReceiver, unbounded_channel},
+    task::JoinSet,
+};
 
 use self::{model::key_name, process::Site, writer::Writer};
 use crate::{
     dice::Dice,
-    harness::{Caller, ORG},
+    harness::{Caller, ORG, reason, within},
 };
 
-const CYCLES: usize = 50;
+/// How often the server is killed; `CRASH_CYCLES` sets it.
+const CYCLES: usize = 200;
+/// How often one vault is: its whole log is verified after each life, so one vault for all would
+/// make the work grow with the square of the lives.
+const LIVES: usize = 40;
+/// After so many lives everything that there ever was is looked at; after the others, what happened
+/// since.
+const LOOK_AT_ALL: usize = 10;
 const WRITERS: usize = 6;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_killed_loses_nothing_that_it_acknowledged() {
+    let cycles = std::env::var("CRASH_CYCLES").map_or(CYCLES, |text| text.parse().expect("CRASH_CYCLES is a number"));
     let mut dice = Dice::new();
+    let mut done = 0;
+    while done < cycles {
+        let lives = LIVES.min(cycles - done);
+        live_and_die(lives, dice.split()).await;
+        done += lives;
+    }
+}
+
+/// One vault, whose server is killed so often.
+async fn live_and_die(cycles: usize, mut dice: Dice) {
     let site = Arc::new(Site::make().await);
     let mut process = site.serve().await;
     let callers = Callers::enter(&site).await;
     let mut writers: Vec<_> = (0..WRITERS).map(|n| Writer::new(&format!("w{n}"), dice.split())).collect();
-    for cycle in 0..CYCLES {
-        let working = set_to_work(writers, &callers);
+    for cycle in 0..cycles {
+        let mut working = Working::begin(writers, &callers);
         // The moment of the crash is what is left to chance.
-        tokio::time::sleep(Duration::from_millis(u64::try_from(100 + dice.below(250)).unwrap())).await;
+        working.until(10 + dice.below(40)).await;
+        tokio::time::sleep(Duration::from_micros(u64::try_from(dice.below(20_000)).unwrap())).await;
         process.kill();
-        writers = working.join_all().await;
+        writers = working.end().await;
+        writers.iter_mut().for_each(Writer::assert_cut_off);
         process = site.serve().await;
-        for writer in &mut writers {
-            writer.check(&callers.admin).await;
-        }
-        if cycle % 10 == 9 {
-            verify(&callers.operator).await;
-        }
+        writers = check(writers, &callers, cycle % LOOK_AT_ALL == LOOK_AT_ALL - 1).await;
+        verify(&callers.operator).await;
     }
     let acknowledged: usize = writers.iter().map(|writer| writer.acknowledged).sum();
     let lost: usize = writers.iter().map(|writer| writer.lost).sum();
     let kept: usize = writers.iter().map(|writer| writer.kept).sum();
     println!(
-        "{acknowledged} calls were acknowledged in {CYCLES} lives; of those under way {kept} happened, {lost} did not"
+        "{acknowledged} calls were acknowledged in {cycles} lives; of those under way {kept} happened, {lost} did not"
     );
-    assert!(acknowledged > CYCLES * WRITERS, "too little happened to show anything");
+    assert!(acknowledged > cycles * WRITERS, "too little happened to show anything");
     for writer in &mut writers {
         writer.check_all(&callers.admin).await;
         writer.check_subjects(&callers.admin).await;
@@ -69,8 +88,8 @@ async fn a_server_that_is_told_to_end_finishes_seals_and_loses_nothing() {
     let mut writers: Vec<_> = (0..WRITERS).map(|n| Writer::new(&format!("w{n}"), dice.split())).collect();
     let mut refused = 0;
     for _ in 0..3 {
-        let working = set_to_work(writers, &callers);
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        let mut working = Working::begin(writers, &callers);
+        working.until(40).await;
         // Refusals are recorded without being waited for: these may be queued still at the end.
         for _ in 0..20 {
             let name = "no-such-key".to_owned();
@@ -80,9 +99,13 @@ async fn a_server_that_is_told_to_end_finishes_seals_and_loses_nothing() {
         let status = process.terminate().await;
         assert!(status.success(), "{status}");
         assert!(every_chain_is_sealed(&site).await);
-        writers = working.join_all().await;
+        writers = working.end().await;
         process = site.serve().await;
         for writer in &mut writers {
+            // The last calls may have been told so.
+            if writer.ended_with.take_if(|status| reason(status) == "DRAINING").is_none() {
+                writer.assert_cut_off();
+            }
             writer.check(&callers.admin).await;
         }
     }
@@ -95,13 +118,13 @@ async fn a_server_that_is_told_to_end_finishes_seals_and_loses_nothing() {
 }
 
 /// Those who call; their tokens outlive the processes.
-struct Callers {
-    admin: Caller,
-    operator: Caller,
+pub struct Callers {
+    pub admin: Caller,
+    pub operator: Caller,
 }
 
 impl Callers {
-    async fn enter(site: &Site) -> Self {
+    pub async fn enter(site: &Site) -> Self {
         Self { admin: enter(site, ORG).await, operator: enter(site, "system").await }
     }
 }
@@ -117,20 +140,63 @@ async fn enter(site: &Site, org: &str) -> Caller {
     stranger.with_token(answer.access_token.unwrap().text.clone())
 }
 
-fn set_to_work(writers: Vec<Writer>, callers: &Callers) -> JoinSet<Writer> {
-    let mut working = JoinSet::new();
+/// Writers at work, until the vault is gone.
+pub struct Working {
+    writers: JoinSet<Writer>,
+    answered: UnboundedReceiver<()>,
+}
+
+impl Working {
+    pub fn begin(writers: Vec<Writer>, callers: &Callers) -> Self {
+        let (answers, answered) = unbounded_channel();
+        let mut working = JoinSet::new();
+        for mut writer in writers {
+            let (caller, answers) = (callers.admin.clone(), answers.clone());
+            working.spawn(async move {
+                writer.work(&caller, answers).await;
+                writer
+            });
+        }
+        Self { writers: working, answered }
+    }
+
+    /// Until they have had so many answers, or get no more.
+    pub async fn until(&mut self, answers: usize) {
+        for _ in 0..answers {
+            if self.answered.recv().await.is_none() {
+                return;
+            }
+        }
+    }
+
+    pub async fn end(self) -> Vec<Writer> {
+        within("the end of the writers", self.writers.join_all()).await
+    }
+}
+
+/// After a crash, all at once: of each, what it did since the last one, or everything.
+pub async fn check(writers: Vec<Writer>, callers: &Callers, is_all: bool) -> Vec<Writer> {
+    let mut checking = JoinSet::new();
     for mut writer in writers {
         let caller = callers.admin.clone();
-        working.spawn(async move {
-            writer.work(&caller).await;
+        checking.spawn(async move {
+            if is_all {
+                writer.check_all(&caller).await;
+            } else {
+                writer.check(&caller).await;
+            }
             writer
         });
     }
-    working
+    let writers = checking.join_all().await;
+    if is_all {
+        check_records(&writers, &callers.admin).await;
+    }
+    writers
 }
 
 /// Every batch and every hash of the log holds.
-async fn verify(operator: &Caller) {
+pub async fn verify(operator: &Caller) {
     let mut progress =
         operator.audit().verify_audit_log(pb::VerifyAuditLogRequest::default()).await.unwrap().into_inner();
     let mut last = None;
@@ -143,7 +209,7 @@ async fn verify(operator: &Caller) {
 }
 
 /// Each mutation has its one record, however often it was asked for and whatever happened.
-async fn check_records(writers: &[Writer], admin: &Caller) {
+pub async fn check_records(writers: &[Writer], admin: &Caller) {
     let mut found: BTreeMap<(String, String), usize> = BTreeMap::new();
     for event in events(admin, pb::AuditOutcome::Allowed).await {
         let key = event.resource.split("/versions/").next().unwrap().to_owned();
@@ -172,7 +238,7 @@ async fn events(admin: &Caller, outcome: pb::AuditOutcome) -> Vec<pb::AuditEvent
 }
 
 /// Whether the store, which nobody serves now, says of each chain where it ends.
-async fn every_chain_is_sealed(site: &Site) -> bool {
+pub async fn every_chain_is_sealed(site: &Site) -> bool {
     let clock = Arc::new(SystemClock);
     let store = SqliteStore::open(&site.home.path().join("vault.db"), Arc::<SystemClock>::clone(&clock)).unwrap();
     let query = Query {

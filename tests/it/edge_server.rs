@@ -3,7 +3,7 @@
 use ibyok::{grpc::pb, server::ServerError};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
-use crate::harness::{ADMIN, Home, Vault, reason};
+use crate::harness::{ADMIN, Home, Vault, reason, within};
 
 #[tokio::test]
 async fn a_store_without_a_vault_is_refused_with_the_command_that_makes_one() {
@@ -90,15 +90,18 @@ async fn refusals_are_in_the_log_of_whom_they_concern() {
         (&admin, "KEY_NOT_FOUND", "orgs/acme/keys/absent"),
     ] {
         // Refusals are recorded without keeping the caller waiting.
-        loop {
-            let page = caller.audit().list_audit_events(pb::ListAuditEventsRequest::default()).await.unwrap();
-            let events = page.into_inner().events;
-            if let Some(event) = events.iter().find(|event| event.reason == wanted) {
-                assert_eq!((event.action.as_str(), event.resource.as_str()), ("key.retrieve", resource));
-                assert_eq!(event.outcome(), pb::AuditOutcome::Denied);
-                break;
+        within(wanted, async {
+            loop {
+                let page = caller.audit().list_audit_events(pb::ListAuditEventsRequest::default()).await.unwrap();
+                let events = page.into_inner().events;
+                if let Some(event) = events.iter().find(|event| event.reason == wanted) {
+                    assert_eq!((event.action.as_str(), event.resource.as_str()), ("key.retrieve", resource));
+                    assert_eq!(event.outcome(), pb::AuditOutcome::Denied);
+                    break;
+                }
             }
-        }
+        })
+        .await;
     }
     vault.stop().await;
 }

@@ -9,6 +9,7 @@ use ibyok::{
         audit::AuditDraft,
         clock::{SystemClock, SystemEntropy, Timestamp},
         error::Reason,
+        ids::OrgId,
         principal::Peer,
     },
     grpc::{
@@ -42,6 +43,8 @@ use tonic::{
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+
+use crate::harness::within;
 use tonic_types::StatusExt as _;
 
 /// A listener with health and reflection behind it.
@@ -58,7 +61,7 @@ struct Edge {
 struct NoTokens;
 
 impl VerifyToken for NoTokens {
-    fn verify(&self, _: &str, _: &Peer, _: Timestamp) -> Result<Claims, Refused> {
+    fn verify(&self, _: &str, _: &Peer, _: Timestamp) -> Result<Arc<Claims>, Refused> {
         Err(Refused { failure: Reason::TokenMalformed.into(), claims: None })
     }
     fn learned<'a>(&'a self, _: &'a str) -> PortFuture<'a, bool> {
@@ -71,6 +74,7 @@ struct NoRecords;
 
 impl Recorder for NoRecords {
     fn note(&self, _: AuditDraft) {}
+    fn count(&self, _: &OrgId) {}
 }
 
 fn limits() -> ConnectionLimits {
@@ -99,7 +103,11 @@ impl Edge {
             tokens: Arc::new(NoTokens),
             recorder: Arc::new(NoRecords),
             clock: Arc::<SystemClock>::clone(&clock),
-            limits: FrontLimits { certificate_rate: Rate::new(1_000_000), ..FrontLimits::default() },
+            limits: FrontLimits {
+                certificate_rate: Rate::new(1_000_000),
+                address_rate: Rate::new(1_000_000),
+                ..FrontLimits::default()
+            },
         };
         let front = Front::new(routes, parts);
         let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -188,11 +196,14 @@ fn write_revocations(dir: &Path, authority: &Authority, revoked: &[&Issued]) {
     std::fs::write(dir.join("crl.pem"), params.signed_by(authority.issuer()).unwrap().pem().unwrap()).unwrap();
 }
 
-/// Asks again until it is so: the test's own patience ends only with the runner's.
+/// Asks again until it is so.
 async fn until<F: Future<Output = bool>>(mut is_so: impl FnMut() -> F) {
-    while !is_so().await {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    within("a change of the edge", async {
+        while !is_so().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -219,7 +219,7 @@ impl Caller {
         };
         Call {
             method: methods::find(&format!("/ibyok.v1.KeyVault/{method}")).unwrap(),
-            claims: Some(self.claims.clone()),
+            claims: Some(self.claims.clone().into()),
             peer: Peer { certificate: Arc::new(certificate), address: IpAddr::from([127, 0, 0, 1]) },
             user_agent: "test".to_owned(),
             trace_id: String::new(),

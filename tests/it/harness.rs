@@ -46,6 +46,13 @@ pub const ORG: &str = "acme";
 /// The identity that `init` binds in [`ORG`] and in `system`.
 pub const ADMIN: &str = "spiffe://ibyok.test/admin";
 
+/// What `future` brings. A test that waits for what never comes fails and says for what, instead of
+/// hanging; how long anything takes is not what it asserts.
+pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    const PATIENCE: Duration = Duration::from_secs(60);
+    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("waited for in vain: {what}"))
+}
+
 /// A running vault.
 pub struct Vault {
     pub address: SocketAddr,
@@ -158,7 +165,7 @@ impl Home {
 
     /// Where the server's time and randomness come from.
     pub fn sources(&self) -> Sources {
-        Sources { clock: Arc::<ShiftedClock>::clone(&self.clock), entropy: Arc::new(SystemEntropy) }
+        Sources { clock: Arc::<ShiftedClock>::clone(&self.clock), ..Sources::default() }
     }
 
     /// What `ibyok-server init` does.
@@ -170,9 +177,14 @@ impl Home {
 
     /// What `ibyok-server serve` does.
     pub async fn serve(self, settings: &str) -> Vault {
+        self.serve_on("127.0.0.1:0", settings).await
+    }
+
+    /// The same on another address of this machine.
+    pub async fn serve_on(self, address: &str, settings: &str) -> Vault {
         trace::start();
         let (config, sources) = (self.config(settings), self.sources());
-        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let socket = TcpListener::bind(address).await.unwrap();
         let (address, stop) = (socket.local_addr().unwrap(), CancellationToken::new());
         let served = tokio::spawn(server::run(config, socket, stop.clone().cancelled_owned(), sources));
         let vault = Vault { address, authority: self.authority, clock: self.clock, dir: self.dir, stop, served };

@@ -3,7 +3,7 @@
 
 mod calls;
 mod frames;
-mod raw;
+pub mod raw;
 mod streams;
 
 use std::sync::Arc;

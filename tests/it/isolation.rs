@@ -147,6 +147,7 @@ async fn an_absent_resource_of_ones_own_answers_the_bytes_of_a_foreign_one() {
         "KeyVault/DeleteKey",
         "KeyVault/UndeleteKey",
         "KeyVault/DestroyKey",
+        "KeyVault/ListKeyConsumers",
         "Tokens/GetToken",
         "Tokens/RevokeTokens",
         "Tokens/DeleteIdentityBinding",

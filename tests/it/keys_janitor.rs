@@ -10,7 +10,7 @@ use ibyok::{
         records::Records,
     },
     service::{Parts, janitor::Janitor},
-    store::{Action, Item, ItemKey, ItemStore, Page, Query, StoreError, WriteId, Written, fake::MemoryStore},
+    store::{Action, ItemKey, ItemStore, Page, Query, SharedItem, StoreError, WriteId, Written, fake::MemoryStore},
 };
 
 use crate::keys::{GROQ, Setting, add, create, name, new_key, reason, retrieve, setting, sorts};
@@ -113,7 +113,11 @@ struct Contended {
 }
 
 impl ItemStore for Contended {
-    fn get<'a>(&'a self, keys: &'a [ItemKey], by: Deadline) -> PortFuture<'a, Result<Vec<Option<Item>>, StoreError>> {
+    fn get<'a>(
+        &'a self,
+        keys: &'a [ItemKey],
+        by: Deadline,
+    ) -> PortFuture<'a, Result<Vec<Option<SharedItem>>, StoreError>> {
         self.store.get(keys, by)
     }
     fn query(&self, query: Query, by: Deadline) -> PortFuture<'_, Result<Page, StoreError>> {

@@ -108,16 +108,25 @@ async fn a_destroyed_versions_ciphertext_is_gone_at_once_from_both_places() {
         items.into_iter().find(|item| item.key.sort == sort).unwrap().sealed
     };
     assert!(sealed("META").is_some() && sealed("META") == sealed("V#00000001"));
-    let done = vault.destroy_version(&call, &version(&setting, "k/versions/1"), "r").await.unwrap();
+    // What was decided by an older state of the key is not done.
+    let etag = vault.key(&admin.call("GetKey"), &name(&setting.org, "k")).await.unwrap().record.etag();
+    let verify = admin.call("VerifyKeyVersion");
+    vault.verify_version(&verify, &version(&setting, "k/versions/2"), "tried", "").await.unwrap();
+    let stale = vault.destroy_version(&call, &version(&setting, "k/versions/1"), &etag, "r").await;
+    assert_eq!(reason(stale), Reason::EtagMismatch);
+    assert!(sealed("META").is_some() && sealed("META") == sealed("V#00000001"));
+    let etag = vault.key(&admin.call("GetKey"), &name(&setting.org, "k")).await.unwrap().record.etag();
+    let done = vault.destroy_version(&call, &version(&setting, "k/versions/1"), &etag, "r").await.unwrap();
     assert_eq!(done.version.version.stage, Stage::Destroyed);
     assert!(sealed("META").is_none() && sealed("V#00000001").is_none());
     assert_eq!(fixture.partition("O#acme#FP").len(), 1);
     assert_eq!(reason(retrieve(vault, admin, "k").await), Reason::NoCurrentVersion);
     assert_eq!(reason(retrieve(vault, admin, "k/versions/1").await), Reason::VersionDestroyed);
     assert_eq!(reason(retrieve(vault, admin, "k/versions/3").await), Reason::VersionNotFound);
-    let replay = vault.destroy_version(&call, &version(&setting, "k/versions/1"), "r").await.unwrap();
+    let replay = vault.destroy_version(&call, &version(&setting, "k/versions/1"), "", "r").await.unwrap();
     assert_eq!(replay, done);
-    let again = vault.destroy_version(&admin.call("DestroyKeyVersion"), &version(&setting, "k/versions/1"), "").await;
+    let again =
+        vault.destroy_version(&admin.call("DestroyKeyVersion"), &version(&setting, "k/versions/1"), "", "").await;
     assert_eq!(reason(again), Reason::VersionDestroyed);
     promote(&setting, "k/versions/2", None).await.unwrap();
     assert_eq!(value(&retrieve(vault, admin, "k").await.unwrap()), "gsk_second");
@@ -135,9 +144,9 @@ async fn a_retired_version_can_be_destroyed_and_a_ninth_live_one_is_refused() {
     }
     assert_eq!(reason(add(vault, admin, "k", "gsk_more").await), Reason::TooManyVersions);
     let call = admin.call("DestroyKeyVersion");
-    vault.destroy_version(&call, &version(&setting, "k/versions/1"), "").await.unwrap();
+    vault.destroy_version(&call, &version(&setting, "k/versions/1"), "", "").await.unwrap();
     assert_eq!(reason(add(vault, admin, "k", "gsk_more").await), Reason::TooManyVersions);
-    vault.destroy_version(&call, &version(&setting, "k/versions/5"), "").await.unwrap();
+    vault.destroy_version(&call, &version(&setting, "k/versions/5"), "", "").await.unwrap();
     assert_eq!(add(vault, admin, "k", "gsk_more").await.unwrap(), 10);
 }
 

@@ -9,7 +9,7 @@ use ibyok::{
         key_vault::KeyVaultService,
         pb::{self, key_vault_server::KeyVault as _},
     },
-    service::call::Call,
+    service::{call::Call, usage::UsageService},
 };
 use tokio_util::task::TaskTracker;
 use tonic::{Code, Request, Status};
@@ -26,7 +26,8 @@ async fn wire() -> Wire {
     let setting = setting().await;
     let parts = &setting.fixture.parts;
     let gate = Gate::new(Arc::new(parts.audit.clone()), parts.clock.clone(), TaskTracker::new());
-    Wire { service: KeyVaultService::new(gate, setting.vault.clone()), setting }
+    let usage = UsageService::new(parts.clone());
+    Wire { service: KeyVaultService::new(gate, setting.vault.clone(), usage), setting }
 }
 
 impl Wire {
@@ -198,6 +199,6 @@ async fn detection_advises_and_the_rest_is_not_built() {
     let message = pb::ListProvidersRequest {};
     let listed = wire.service.list_providers(wire.request("ListProviders", message)).await.unwrap().into_inner();
     assert!(listed.providers.iter().any(|row| row.id == "runway"));
-    let request = wire.request("BatchRetrieveKeys", pb::BatchRetrieveKeysRequest::default());
-    assert_eq!(refused(wire.service.batch_retrieve_keys(request).await).0, Code::Unimplemented);
+    let request = wire.request("LookupKeys", pb::LookupKeysRequest::default());
+    assert_eq!(refused(wire.service.lookup_keys(request).await).0, Code::Unimplemented);
 }

@@ -7,7 +7,7 @@ use ibyok::grpc::pb;
 use tonic::{Code, Status};
 
 use crate::{
-    harness::{Caller, ORG, Vault, reason},
+    harness::{Caller, ORG, Vault, reason, within},
     tamper::stock::{create, grant, openai, retrieve, rotate},
 };
 
@@ -56,10 +56,13 @@ async fn events(caller: &Caller, action: &str) -> Vec<pb::AuditEvent> {
 
 /// The newest of them, once there is one.
 async fn first_event(caller: &Caller, action: &str) -> pb::AuditEvent {
-    loop {
-        if let Some(event) = events(caller, action).await.into_iter().next() {
-            return event;
+    within(action, async {
+        loop {
+            if let Some(event) = events(caller, action).await.into_iter().next() {
+                return event;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    })
+    .await
 }

@@ -11,19 +11,24 @@
 )]
 
 mod architecture;
+mod archive;
 mod audit_record;
 mod audit_sqlite;
 mod authorization;
 mod bad_input;
+mod bulk;
 mod canary;
 mod contract;
 mod crash;
 mod dice;
+mod disk;
 mod documents;
 mod edge_dev;
 mod edge_server;
 mod edge_tls;
 mod envelope;
+mod fairness;
+mod fields;
 mod fixture;
 mod harness;
 mod hostile;
@@ -36,9 +41,11 @@ mod keys_rotate;
 mod keys_wire;
 mod kms_conformance;
 mod lifecycle;
+mod rates;
 mod records;
 mod store_conformance;
 mod tamper;
 mod tokens;
 mod trace;
+mod usage;
 mod wire;

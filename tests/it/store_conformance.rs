@@ -13,8 +13,8 @@ use std::{sync::Arc, time::Duration};
 use ibyok::{
     domain::clock::{Clock, Deadline, SystemClock},
     store::{
-        Action, Attributes, Condition, Item, ItemKey, ItemStore, NewItem, Order, Page, Query, SortRange, StoreError,
-        Value, WriteId, Written, fake::MemoryStore, sqlite::SqliteStore,
+        Action, Attributes, Condition, Item, ItemKey, ItemStore, NewItem, Order, Page, Query, SharedItem, SortRange,
+        StoreError, Value, WriteId, Written, fake::MemoryStore, sqlite::SqliteStore,
     },
 };
 use tempfile::TempDir;
@@ -106,7 +106,8 @@ impl Fixture {
     }
 
     async fn get(&self, keys: &[ItemKey]) -> Vec<Option<Item>> {
-        self.store.get(keys, soon()).await.unwrap()
+        let items = self.store.get(keys, soon()).await.unwrap();
+        items.into_iter().map(|item| item.map(SharedItem::into_item)).collect()
     }
 
     async fn one(&self, key: &ItemKey) -> Option<Item> {

@@ -34,6 +34,7 @@ async fn stocked() -> (crate::harness::Home, Opened) {
     stock::fill(&vault).await;
     let home = vault.stop().await;
     let opened = Opened::of(&home).await;
+    stock::archive(&home, &opened).await;
     (home, opened)
 }
 

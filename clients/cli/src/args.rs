@@ -4,9 +4,29 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
-use crate::{audit::AuditCommand, keys::KeysCommand, output::Format, time::parse_duration, tokens::TokensCommand};
+use crate::{
+    audit::AuditCommand,
+    bindings::BindingsCommand,
+    generate::{Completions, Man},
+    keys::KeysCommand,
+    orgs::OrgsCommand,
+    output::Format,
+    providers::ProvidersCommand,
+    run::Run,
+    terminal::Color,
+    time::parse_duration,
+    tokens::TokensCommand,
+    usage::Usage,
+};
 
 const EXIT_CODES: &str = "\
+Examples:
+  ibyok keys add openai-prod --environment production < key.txt
+  ibyok keys get openai-prod | some-program
+  ibyok run --keys openai-prod,anthropic-prod -- python app.py
+  ibyok keys rotate openai-prod
+  ibyok keys import .env --dry-run
+
 Exit codes:
   0  done
   1  internal or other error
@@ -17,6 +37,8 @@ Exit codes:
   6  wrong state, or a conflict
   7  unavailable, a deadline, or a limit; for status: a check failed
   8  data loss: something does not verify
+  9  some of many were done, some were not (keys import)
+  `ibyok run` ends as its command does; 126 and 127 when that can't be run or is not there.
 
 A key or a token is never an argument: it is read from standard input, from --from-file, or asked for \
 without echo. With a dev vault, `source .ibyok-dev/env.sh` sets all connection variables.";
@@ -61,6 +83,9 @@ pub(crate) struct Global {
     /// How answers are shown
     #[arg(short, long, global = true, value_enum, value_name = "FORMAT", default_value = "table")]
     pub(crate) output: Format,
+    /// When to use colors
+    #[arg(long, global = true, value_enum, value_name = "WHEN", default_value = "auto")]
+    pub(crate) color: Color,
 }
 
 #[derive(Debug, Subcommand)]
@@ -70,18 +95,41 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: KeysCommand,
     },
+    /// Run a command with keys in its environment
+    Run(Run),
     /// Tokens: issue, list, revoke, exchange, renew
     Tokens {
         #[command(subcommand)]
         command: TokensCommand,
     },
+    /// Identity bindings: who may exchange a certificate for a token
+    Bindings {
+        #[command(subcommand)]
+        command: BindingsCommand,
+    },
+    /// Providers: the table, and which one a key's shape belongs to
+    Providers {
+        #[command(subcommand)]
+        command: ProvidersCommand,
+    },
+    /// How often keys were retrieved, by whom, when
+    Usage(Usage),
     /// The audit log: read, follow, verify
     Audit {
         #[command(subcommand)]
         command: AuditCommand,
     },
+    /// Organizations (need the scope admin)
+    Orgs {
+        #[command(subcommand)]
+        command: OrgsCommand,
+    },
     /// The vault's own checks (needs the scope admin)
     Status,
+    /// Print a completion script for a shell
+    Completions(Completions),
+    /// Write the manual pages
+    Man(Man),
 }
 
 impl Command {
@@ -137,7 +185,7 @@ mod tests {
     #[test]
     fn help_lists_the_exit_codes() {
         let help = Arguments::command().render_help().to_string();
-        for number in 0..=8 {
+        for number in 0..=9 {
             assert!(help.contains(&format!("\n  {number}  ")), "{number} in {help}");
         }
     }

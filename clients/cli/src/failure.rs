@@ -1,8 +1,9 @@
 //! How a command fails: one line of what happened, one of what to do next, and a stable exit code.
 
-use std::{fmt, io, process::ExitCode};
+use std::{collections::HashMap, fmt, io, process::ExitCode, time::Duration};
 
-use ibyok_client::{CallError, Code, Error, reason};
+use ibyok_client::{CallError, Code, Error, pb, reason};
+use tonic_types::{ErrorDetails, StatusExt as _};
 
 /// What scripts may rely on. The texts of `--help` and README.md list the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +17,12 @@ pub(crate) enum Exit {
     Precondition = 6,
     Unavailable = 7,
     DataLoss = 8,
+    /// Of many things asked for, some were done and some were not.
+    Partly = 9,
+    /// As shells have it: the command of `run` is there and can't be run.
+    NotExecutable = 126,
+    /// As shells have it: there is no such command.
+    CommandNotFound = 127,
 }
 
 impl From<Exit> for ExitCode {
@@ -41,17 +48,19 @@ impl From<Code> for Exit {
 }
 
 /// Why a command ends without success.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Failure {
     pub(crate) exit: Exit,
     /// None: nothing is said, as when nobody reads the output any more.
     happened: Option<String>,
     next: Option<String>,
+    /// ErrorInfo.reason of a call.
+    reason: Option<String>,
 }
 
 impl Failure {
     pub(crate) fn new(exit: Exit, happened: impl Into<String>, next: impl Into<String>) -> Self {
-        Self { exit, happened: Some(happened.into()), next: Some(next.into()) }
+        Self { exit, happened: Some(happened.into()), next: Some(next.into()), reason: None }
     }
     /// The command line asks for something that can't be.
     pub(crate) fn usage(happened: impl Into<String>, next: impl Into<String>) -> Self {
@@ -59,11 +68,38 @@ impl Failure {
     }
     /// The output says it all already.
     pub(crate) fn silent(exit: Exit) -> Self {
-        Self { exit, happened: None, next: None }
+        Self { exit, happened: None, next: None, reason: None }
     }
     /// A file of the user's.
     pub(crate) fn file(what: &str, path: &std::path::Path, error: &io::Error) -> Self {
         Self::usage(format!("can't {what} {} ({})", path.display(), error.kind()), "check the path and its permissions")
+    }
+    /// Says which of several things it is about.
+    pub(crate) fn about(mut self, name: &str) -> Self {
+        self.happened = self.happened.map(|happened| format!("{name}: {happened}"));
+        self
+    }
+    /// In place of what is usually to be done next.
+    pub(crate) fn next(mut self, next: impl Into<String>) -> Self {
+        self.next = Some(next.into());
+        self
+    }
+    /// After what is to be done next.
+    pub(crate) fn and_then_do(mut self, next: &str) -> Self {
+        self.next = Some(self.next.map_or_else(|| next.to_owned(), |first| format!("{first}; then {next}")));
+        self
+    }
+    /// As the vault called it.
+    pub(crate) fn reason(&self) -> Option<&str> {
+        self.reason.as_deref()
+    }
+    /// What happened, without what to do.
+    pub(crate) fn happened(&self) -> Option<&str> {
+        self.happened.as_deref()
+    }
+    /// What had to be written is not.
+    pub(crate) fn unwritten(error: &io::Error) -> Self {
+        Self::new(Exit::Internal, format!("can't write the output ({})", error.kind()), "check where the output goes")
     }
     /// The answer lacks what the contract promises.
     pub(crate) fn contract(what: &'static str) -> Self {
@@ -95,6 +131,7 @@ impl From<Error> for Failure {
                 exit: Exit::Internal,
                 happened: Some(other.to_string()),
                 next: Some("use an `ibyok` of the server's version".into()),
+                reason: None,
             },
         }
     }
@@ -103,6 +140,21 @@ impl From<Error> for Failure {
 impl From<tonic::Status> for Failure {
     fn from(status: tonic::Status) -> Self {
         Error::from(status).into()
+    }
+}
+
+/// One of many, as its own call would have failed.
+impl From<pb::ItemStatus> for Failure {
+    fn from(item: pb::ItemStatus) -> Self {
+        let mut details = ErrorDetails::new();
+        if !item.reason.is_empty() {
+            details.set_error_info(item.reason, "ibyok", item.metadata.into_iter().collect::<HashMap<_, _>>());
+        }
+        for violation in item.field_violations {
+            details.add_bad_request_violation(violation.field, violation.description);
+        }
+        details.set_retry_info(item.retry_delay.and_then(|delay| Duration::try_from(delay).ok()));
+        tonic::Status::with_error_details(Code::from(item.code), item.message, details).into()
     }
 }
 
@@ -121,16 +173,22 @@ impl From<&CallError> for Failure {
         if let Some(reason) = error.reason() {
             happened.push_str(&format!(" ({reason})"));
         }
-        Self { exit: error.code().into(), happened: Some(happened), next: next_step(error) }
+        Self {
+            exit: error.code().into(),
+            happened: Some(happened),
+            next: next_step(error),
+            reason: error.reason().map(str::to_owned),
+        }
     }
 }
 
+/// Of writing the answer, when all is done: that nobody reads it any more is no failure then.
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         if error.kind() == io::ErrorKind::BrokenPipe {
             return Self::silent(Exit::Ok);
         }
-        Self::new(Exit::Internal, format!("can't write the output ({})", error.kind()), "check where the output goes")
+        Self::unwritten(&error)
     }
 }
 
@@ -160,11 +218,25 @@ fn next_step(error: &CallError) -> Option<String> {
             "`ibyok keys show NAME` shows the versions"
         }
         Some("TOKEN_NOT_FOUND") => "`ibyok tokens list --all` shows the tokens",
+        Some("BINDING_NOT_FOUND") => "`ibyok bindings list` shows the bindings",
+        Some("BINDING_EXISTS") => "choose another id, or delete that binding first: `ibyok bindings delete ID`",
+        Some("ORG_NOT_FOUND") => "`ibyok orgs list` shows the organizations (scope admin)",
+        Some("ORG_EXISTS") => "choose another id, or change that one: `ibyok orgs update ORG`",
+        Some("VERSION_NOT_PREVIOUS") => {
+            "there is nothing to go back to: `ibyok keys versions NAME` shows what there is"
+        }
+        Some("VERSION_NOT_PENDING" | "VERSION_WRONG_STAGE") => {
+            "`ibyok keys versions NAME` shows where each version stands"
+        }
+        Some("KEY_NOT_DELETED") => "it is not deleted: nothing is to be done",
+        Some("TOO_MANY_VERSIONS") => {
+            "destroy a version that nobody uses: `ibyok keys versions NAME`, `ibyok keys destroy NAME --version N`"
+        }
         Some("KEY_EXISTS") => "choose another name, or give it a new value: `ibyok keys rotate NAME`",
         Some("KEY_DISABLED") => "`ibyok keys enable NAME`",
         Some("KEY_DELETED") => "`ibyok keys undelete NAME`, until its purge time",
         Some("VERSION_NOT_VERIFIED") => {
-            "`ibyok keys promote NAME VERSION --verify-evidence TEXT`, or --allow-unverified"
+            "`ibyok keys verify NAME VERSION --evidence TEXT`, or promote it with --allow-unverified"
         }
         Some("PROVIDER_AMBIGUOUS") => "name it: --provider PROVIDER",
         Some("NOT_IMPLEMENTED") => "use a newer server",
@@ -199,10 +271,7 @@ fn general_step(error: &CallError) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::HashMap, time::Duration};
-
     use tonic::Status;
-    use tonic_types::{ErrorDetails, StatusExt as _};
 
     use super::*;
 
@@ -269,6 +338,26 @@ mod tests {
         details.set_retry_info(Some(Duration::from_secs(7)));
         let failure = Failure::from(Status::with_error_details(Code::ResourceExhausted, "too many", details));
         assert!(failure.to_string().ends_with("next:  try again in 7 s"));
+    }
+
+    #[test]
+    fn one_of_many_fails_as_its_own_call_would() {
+        let item = pb::ItemStatus {
+            code: 3,
+            reason: "INVALID_FIELD".into(),
+            message: "it was refused".into(),
+            field_violations: vec![pb::item_status::FieldViolation {
+                field: "key_id".into(),
+                description: "1 to 63 characters".into(),
+            }],
+            ..Default::default()
+        };
+        let failure = Failure::from(item).about("third");
+        assert_eq!(failure.exit, Exit::Usage);
+        assert_eq!(
+            failure.to_string(),
+            "error: third: it was refused; key_id: 1 to 63 characters (INVALID_FIELD)\nnext:  change the request"
+        );
     }
 
     #[test]

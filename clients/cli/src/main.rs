@@ -3,19 +3,32 @@
 
 mod args;
 mod audit;
+mod bindings;
 mod failure;
+mod generate;
 mod keys;
+mod orgs;
 mod output;
+mod prompt;
+mod providers;
+#[cfg(test)]
+mod reference;
+mod request_id;
+mod run;
 mod secret_input;
 mod session;
 mod status;
+mod terminal;
 mod time;
 mod token_file;
 mod tokens;
+mod usage;
+mod yaml;
 
-use std::process::ExitCode;
+use std::{alloc::System, process::ExitCode};
 
 use clap::Parser as _;
+use zeroizing_alloc::ZeroAlloc;
 
 use self::{
     args::{Arguments, Command},
@@ -24,9 +37,13 @@ use self::{
     session::Session,
 };
 
+/// Wipes what is freed: keys pass through buffers of libraries, too.
+#[global_allocator]
+static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let mut out = Output::standard(arguments.global.output);
+    let mut out = Output::standard(arguments.global.output, arguments.global.color);
     match start(arguments, &mut out) {
         Ok(()) => Exit::Ok.into(),
         Err(failure) => {
@@ -45,11 +62,20 @@ fn start(arguments: Arguments, out: &mut Output) -> Result<(), Failure> {
 }
 
 async fn run(arguments: Arguments, out: &mut Output) -> Result<(), Failure> {
-    let session = Session::open(arguments.global, arguments.command.needs_token()).await?;
-    match arguments.command {
-        Command::Keys { command } => keys::run(command, &session, out).await,
-        Command::Tokens { command } => tokens::run(command, &session, out).await,
-        Command::Audit { command } => audit::run(command, &session, out).await,
-        Command::Status => status::run(&session, out).await,
+    let Arguments { global, command } = arguments;
+    let needs_token = command.needs_token();
+    let session = || Session::open(global, needs_token);
+    match command {
+        Command::Keys { command } => keys::run(command, &session().await?, out).await,
+        Command::Run(run) => run::run(run, &session().await?, out).await,
+        Command::Tokens { command } => tokens::run(command, &session().await?, out).await,
+        Command::Bindings { command } => bindings::run(command, &session().await?, out).await,
+        Command::Providers { command } => providers::run(command, &session().await?, out).await,
+        Command::Usage(usage) => usage::run(usage, &session().await?, out).await,
+        Command::Audit { command } => audit::run(command, &session().await?, out).await,
+        Command::Orgs { command } => orgs::run(command, &session().await?, out).await,
+        Command::Status => status::run(&session().await?, out).await,
+        Command::Completions(completions) => generate::completions(&completions, out),
+        Command::Man(man) => generate::man(&man, out),
     }
 }

@@ -30,6 +30,22 @@ pub(crate) fn provider_key(file: Option<&Path>) -> Result<ProviderKey, Failure> 
     checked(Zeroizing::new(typed.into_bytes()))
 }
 
+/// What is piped in, if anything is; a terminal is not asked.
+pub(crate) fn piped_provider_key() -> Result<Option<ProviderKey>, Failure> {
+    if io::stdin().is_terminal() {
+        return Ok(None);
+    }
+    if_any(io::stdin().lock())
+}
+
+fn if_any(mut source: impl Read) -> Result<Option<ProviderKey>, Failure> {
+    let mut first = [0];
+    match source.read(&mut first) {
+        Ok(0) => Ok(None),
+        _ => read(first.as_slice().chain(source)).map(Some),
+    }
+}
+
 fn read(source: impl Read) -> Result<ProviderKey, Failure> {
     // Room for all of it at once: growing would leave copies behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(BYTES_MAX + 64));
@@ -72,6 +88,13 @@ mod tests {
             assert_eq!(failure.exit, crate::failure::Exit::Usage);
             assert!(!failure.to_string().contains("canary"));
         }
+    }
+
+    #[test]
+    fn an_empty_pipe_holds_no_key() {
+        assert!(if_any(&b""[..]).unwrap().is_none());
+        assert_eq!(if_any(&b"sk-1\n"[..]).unwrap().unwrap().expose_secret(), "sk-1");
+        if_any(&b"\n"[..]).unwrap_err();
     }
 
     #[test]

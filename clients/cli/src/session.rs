@@ -75,6 +75,9 @@ impl Names {
     pub(crate) fn token(&self, name: &str) -> String {
         self.full("tokens", name)
     }
+    pub(crate) fn binding(&self, name: &str) -> String {
+        self.full("bindings", name)
+    }
     /// `{key}/versions/{version}`
     pub(crate) fn version(&self, key: &str, version: &str) -> String {
         format!("{}/versions/{version}", self.key(key))

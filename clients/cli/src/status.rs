@@ -23,9 +23,9 @@ pub(crate) async fn run(session: &Session, out: &mut Output) -> Result<(), Failu
 }
 
 fn show(status: &pb::GetServerStatusResponse, out: &mut Output) -> Result<(), Failure> {
-    if out.is_json() {
+    if out.is_document() {
         let checks: Vec<_> = status.checks.iter().map(check_json).collect();
-        return out.json(&json!({ "version": status.version, "checks": checks }));
+        return out.document(&json!({ "version": status.version, "checks": checks }));
     }
     out.line(&format!("ibyok-server {}", status.version))?;
     let mut table = Table::new(["CHECK", "OK", "DETAIL", "HINT"]);
@@ -33,7 +33,7 @@ fn show(status: &pb::GetServerStatusResponse, out: &mut Output) -> Result<(), Fa
         let ok = if check.ok { "yes" } else { "NO" };
         table.row(vec![check.name.clone(), ok.into(), check.detail.clone(), check.hint.clone()]);
     }
-    table.lines().iter().try_for_each(|line| out.line(line))
+    out.table(&table)
 }
 
 fn check_json(check: &Check) -> Value {

@@ -40,6 +40,11 @@ pub(crate) fn both(time: &Option<Timestamp>, now: &Timestamp) -> String {
     time.as_ref().map_or_else(String::new, |at| format!("{at} ({})", distance(time, now)))
 }
 
+/// `60 min`; or nothing.
+pub(crate) fn span(duration: &Option<prost_types::Duration>) -> String {
+    duration.map_or_else(String::new, |duration| amount(u64::try_from(duration.seconds).unwrap_or_default()))
+}
+
 fn amount(seconds: u64) -> String {
     match seconds {
         0..120 => format!("{seconds} s"),
@@ -76,6 +81,16 @@ pub(crate) fn wire(duration: Duration) -> prost_types::Duration {
     }
 }
 
+/// So long before `now`.
+pub(crate) fn before(now: &Timestamp, span: Duration) -> Timestamp {
+    Timestamp { seconds: now.seconds.saturating_sub(wire(span).seconds), nanos: now.nanos }
+}
+
+/// So long after `now`.
+pub(crate) fn after(now: &Timestamp, span: Duration) -> Timestamp {
+    Timestamp { seconds: now.seconds.saturating_add(wire(span).seconds), nanos: now.nanos }
+}
+
 /// A point in time: RFC 3339, or how long ago.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum When {
@@ -87,9 +102,7 @@ impl When {
     pub(crate) fn before(&self, now: &Timestamp) -> Timestamp {
         match self {
             Self::At(time) => *time,
-            Self::Ago(duration) => {
-                Timestamp { seconds: now.seconds.saturating_sub(wire(*duration).seconds), nanos: now.nanos }
-            }
+            Self::Ago(duration) => before(now, *duration),
         }
     }
 }

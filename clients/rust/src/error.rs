@@ -6,7 +6,10 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use crate::{ConfigError, ServiceConfigError};
+use crate::{
+    ConfigError, ServiceConfigError,
+    pb::{ItemStatus, item_status::FieldViolation as FieldOfItem},
+};
 
 /// Reasons that this library itself gives; the server's stand beside its error table.
 pub mod reason {
@@ -199,6 +202,28 @@ impl From<&Status> for CallError {
                 })
                 .collect(),
             retry_after: details.retry_info().and_then(|retry| retry.retry_delay),
+        }
+    }
+}
+
+impl From<CallError> for Error {
+    fn from(error: CallError) -> Self {
+        Self::Call(Box::new(error))
+    }
+}
+
+impl From<ItemStatus> for CallError {
+    /// One item of many, as its own call would have failed.
+    fn from(status: ItemStatus) -> Self {
+        let violation =
+            |violation: FieldOfItem| FieldViolation { field: violation.field, description: violation.description };
+        Self {
+            code: Code::from_i32(status.code),
+            message: status.message,
+            reason: Some(status.reason).filter(|reason| !reason.is_empty()),
+            metadata: status.metadata,
+            violations: status.field_violations.into_iter().map(violation).collect(),
+            retry_after: status.retry_delay.and_then(|wait| Duration::try_from(wait).ok()),
         }
     }
 }

@@ -23,6 +23,7 @@
 //!
 //! This crate knows nothing of the server's code: the protos are all they share.
 
+mod bulk;
 mod client;
 mod config;
 mod error;
@@ -30,6 +31,7 @@ mod secret;
 mod service_config;
 mod transport;
 
+pub use bulk::{Import, Imported, ImportedKey};
 pub use client::{AuditReceipt, AuthScheme, Client, RetrievedKey};
 pub use config::{Config, ConfigBuilder, ConfigError};
 pub use error::{CallError, Error, FieldViolation, reason};

@@ -70,13 +70,13 @@ fn mock_begets_mock_and_counted_tokens_beget_none() {
     assert_eq!(Holding::of_permit(&permit).mode(None).unwrap(), TokenMode::Live);
     assert_eq!(Holding::of_permit(&permit).mode(Some(TokenMode::Mock)).unwrap(), TokenMode::Mock);
 
-    let token = case.token.as_mut().unwrap();
+    let token = case.record();
     (token.mode, case.claims.mode) = (TokenMode::Mock, TokenMode::Mock);
     let permit = admit(case.evidence(), &Access::Identity).unwrap();
     assert_eq!(Holding::of_permit(&permit).mode(None).unwrap(), TokenMode::Mock);
     assert_eq!(Holding::of_permit(&permit).mode(Some(TokenMode::Live)).unwrap_err().reason, Reason::GrantTooWide);
 
-    let token = case.token.as_mut().unwrap();
+    let token = case.record();
     (token.uses_max, case.claims.is_use_limited) = (Some(3), true);
     let permit = admit(case.evidence(), &Access::Identity).unwrap();
     assert_eq!(Holding::of_permit(&permit).permits("grants", &[]).unwrap_err().reason, Reason::GrantTooWide);

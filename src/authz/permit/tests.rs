@@ -22,11 +22,32 @@ fn a_good_token_is_admitted() {
     assert!(admit(Case::child().evidence(), &read("orgs/acme/keys/a")).is_ok());
 }
 
+#[test]
+fn narrowing_a_permit_decides_as_admission_does() {
+    let elsewhere = Grant { client_cidrs: vec!["192.0.2.0/24".parse().unwrap()], ..grant() };
+    let one = Grant { resources: vec![pattern("orgs/acme/keys/one")], ..grant() };
+    for grants in [vec![grant()], vec![elsewhere.clone()], vec![one.clone()], vec![elsewhere, one], Vec::new()] {
+        let case = Case::with(grants);
+        let permit = admit(case.evidence(), &Access::Identity).unwrap();
+        for access in [
+            read("orgs/acme/keys/one"),
+            read("orgs/acme/keys/two"),
+            Access::Resource(Scope::KeysDestroy, "orgs/acme/keys/one".into()),
+        ] {
+            let narrowed = permit.narrowed(&case.peer, &access);
+            let admitted = admit(case.evidence(), &access);
+            let grants = |permit: Permit| permit.grants().cloned().collect::<Vec<_>>();
+            let told = |failure: Failure| (failure.reason, failure.metadata);
+            assert_eq!(narrowed.map(grants).map_err(told), admitted.map(grants).map_err(told), "{access:?}");
+        }
+    }
+}
+
 /// One change of a good token's records, claims or holder, and what it is refused for.
 type Variant = (&'static str, fn(&mut Case), Reason);
 
 fn token(case: &mut Case) -> &mut TokenRecord {
-    case.token.as_mut().unwrap()
+    case.record()
 }
 fn parent(case: &mut Case) -> &mut TokenRecord {
     case.parent.as_mut().unwrap()

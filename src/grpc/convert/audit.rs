@@ -122,6 +122,8 @@ pub(in crate::grpc) fn verification(verification: Verification) -> pb::VerifyAud
         first_bad_sequence: number(verification.bad_sequence),
         problem: verification.problem,
         first_bad_chain: verification.bad_chain,
+        first_position: number(verification.first_position),
+        archived: number(verification.archived),
     }
 }
 

@@ -112,7 +112,10 @@ pub(in crate::grpc) fn opt_duration(
     span.map(|span| parse_duration(field, span)).transpose()
 }
 
-fn opt_timestamp(field: &'static str, time: Option<prost_types::Timestamp>) -> Result<Option<Timestamp>, InvalidInput> {
+pub(super) fn opt_timestamp(
+    field: &'static str,
+    time: Option<prost_types::Timestamp>,
+) -> Result<Option<Timestamp>, InvalidInput> {
     time.map(|time| parse_timestamp(field, time)).transpose()
 }
 

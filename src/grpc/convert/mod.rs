@@ -13,9 +13,11 @@ use crate::{
 };
 
 pub(super) mod audit;
+pub(super) mod bulk;
 pub(super) mod key;
 pub(super) mod org;
 pub(super) mod token;
+pub(super) mod usage;
 
 /// The page size where none is named.
 const PAGE_SIZE_DEFAULT: usize = 50;

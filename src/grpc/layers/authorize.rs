@@ -1,14 +1,11 @@
 //! From a method and a token to claims: default deny. What the claims allow of a resource is
 //! decided later, by the session.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::sync::Arc;
 
 use http::{HeaderMap, header};
 
-use super::rate::Rates;
+use super::rate::{Rates, TooMany};
 use crate::{
     authz::{claims::Claims, methods::Requirement, verifier::Refused},
     domain::{
@@ -30,7 +27,7 @@ pub trait VerifyToken: Send + Sync + std::fmt::Debug {
     ///
     /// # Errors
     /// The TOKEN_* reasons.
-    fn verify(&self, token: &str, peer: &Peer, now: Timestamp) -> Result<Claims, Refused>;
+    fn verify(&self, token: &str, peer: &Peer, now: Timestamp) -> Result<Arc<Claims>, Refused>;
     /// Whether the key that `token` names has been learned just now, so that it is worth another
     /// look.
     fn learned<'a>(&'a self, token: &'a str) -> PortFuture<'a, bool>;
@@ -40,49 +37,49 @@ pub trait VerifyToken: Send + Sync + std::fmt::Debug {
 pub(super) struct Authorizer {
     tokens: Arc<dyn VerifyToken>,
     clock: Arc<dyn Clock>,
-    rates: Rates,
-    start: Instant,
+    rates: Arc<Rates>,
 }
 
 impl Authorizer {
     pub(super) fn new(tokens: Arc<dyn VerifyToken>, clock: Arc<dyn Clock>, rates: Rates) -> Self {
-        let start = clock.instant();
-        Self { tokens, clock, rates, start }
+        Self { tokens, clock, rates: Arc::new(rates) }
     }
 
     /// Lets a call of health or reflection through, for which a certificate is enough.
     pub(super) fn open(&self, connection: &Connection) -> Result<(), Failure> {
         connection.check(self.clock.now())?;
-        self.rates.certificate(&connection.peer.certificate, self.since_start())
+        self.stranger(&connection.peer)
     }
 
     /// Lets the call through and fills in its claims, or refuses it; the claims of a refused token
     /// are filled in, too, if its signature held.
     pub(super) async fn authorize(&self, entry: &mut Entry, headers: &HeaderMap) -> Result<(), Failure> {
         entry.connection.check(entry.time)?;
-        let since_start = self.since_start();
-        let certificate = Arc::clone(&entry.connection.peer.certificate);
         if entry.method.path.is_empty() {
-            self.rates.certificate(&certificate, since_start)?;
+            self.stranger(&entry.connection.peer)?;
             return Err(Reason::MethodUnknown.into());
         }
         let needed = match entry.method.requirement {
             Requirement::Certificate => {
-                self.rates.certificate(&certificate, since_start)?;
+                self.stranger(&entry.connection.peer)?;
                 return built(entry);
             }
             Requirement::Token => None,
             Requirement::AnyScope(scopes) => Some(scopes),
         };
-        let claims = match self.verified(headers, entry, since_start).await {
+        let claims = match self.verified(headers, entry).await {
             Ok(claims) => claims,
             Err(refused) => {
-                entry.claims = refused.claims.map(|claims| *claims);
+                entry.claims = refused.claims;
                 return Err(refused.failure);
             }
         };
         let claims = entry.claims.insert(claims);
-        self.rates.token(claims, since_start)?;
+        if let Err(refused) = self.rates.token(claims) {
+            entry.is_repeated = refused.is_repeated;
+            return Err(refused.failure());
+        }
+        entry.rates = Some(Arc::clone(&self.rates));
         if let Some(needed) = needed
             && !needed.iter().any(|scope| claims.scopes.contains(scope))
         {
@@ -92,9 +89,16 @@ impl Authorizer {
         built(entry)
     }
 
-    /// What is no token of this vault counts against its certificate, before the store is asked
-    /// for its key.
-    async fn verified(&self, headers: &HeaderMap, entry: &Entry, since_start: Duration) -> Result<Claims, Refused> {
+    /// Lets one more call through of a token that was let through before.
+    pub(super) fn again(&self, entry: &Entry) -> Result<(), Failure> {
+        entry.connection.check(self.clock.now())?;
+        let claims = entry.claims.as_ref().ok_or(Reason::TokenMissing)?;
+        self.rates.token(claims).map_err(|refused| refused.failure())
+    }
+
+    /// What is no token of this vault counts against its certificate and address, before the store
+    /// is asked for its key.
+    async fn verified(&self, headers: &HeaderMap, entry: &Entry) -> Result<Arc<Claims>, Refused> {
         let peer = &entry.connection.peer;
         let refused = |failure| Refused { failure, claims: None };
         let (token, outcome) = match bearer(headers) {
@@ -104,15 +108,15 @@ impl Authorizer {
         if !matches!(&outcome, Err(refused) if refused.claims.is_none()) {
             return outcome;
         }
-        self.rates.certificate(&peer.certificate, since_start).map_err(refused)?;
+        self.stranger(peer).map_err(refused)?;
         match token {
             Some(token) if self.tokens.learned(token).await => self.tokens.verify(token, peer, entry.time),
             _ => outcome,
         }
     }
 
-    fn since_start(&self) -> Duration {
-        self.clock.instant().saturating_duration_since(self.start)
+    fn stranger(&self, peer: &Peer) -> Result<(), Failure> {
+        self.rates.stranger(peer).map_err(|refused: TooMany| refused.failure())
     }
 }
 

@@ -1,7 +1,7 @@
-//! What every call passes before its handler, in this order: the shape of the request, the
-//! certificate's standing, the authorization table, the server's limits, the token, its rate, its
-//! scopes, whether the method is built. Whatever refuses here is recorded and detailed like a
-//! handler's own refusal.
+//! What every call passes before its handler, in this order: the shape of the request, a place among
+//! the server's for its certificate, the certificate's standing, the authorization table, the token,
+//! its rate, its scopes, whether the method is built, the place for its organization. Whatever
+//! refuses here is recorded and detailed like a handler's own refusal.
 
 mod authorize;
 mod rate;
@@ -15,16 +15,17 @@ use tower::ServiceExt as _;
 
 pub use authorize::VerifyToken;
 pub use rate::Rate;
+pub(super) use rate::{Rates, network_of};
 pub(super) use shed::Place;
 
 use self::{
     authorize::Authorizer,
-    rate::Rates,
-    shed::{Shedder, Use},
+    shed::{Shedder, Use, heard_until},
 };
+pub use super::share::Share;
 use super::{
     entry::{CALL_MAX, Connection, Entry, Recorder, record},
-    status::{status_for, status_of},
+    status::{failure_of, status_for, status_of},
 };
 use crate::{
     authz::methods::{self, Kind, Method, Requirement},
@@ -42,12 +43,16 @@ pub struct FrontLimits {
     pub calls: usize,
     /// Open streams; health watches and reflection have as many places of their own.
     pub streams: usize,
+    /// What one organization, or one certificate, alone may hold of these places.
+    pub share: Share,
     /// Calls with one token.
     pub token_rate: Rate,
     /// Calls of one organization.
     pub org_rate: Rate,
     /// Calls without a verified token from one certificate.
     pub certificate_rate: Rate,
+    /// Calls without a verified token from one address.
+    pub address_rate: Rate,
 }
 
 impl Default for FrontLimits {
@@ -55,9 +60,11 @@ impl Default for FrontLimits {
         Self {
             calls: 1_024,
             streams: 1_024,
+            share: Share::default(),
             token_rate: Rate::new(2_000),
             org_rate: Rate::new(10_000),
             certificate_rate: Rate::new(50),
+            address_rate: Rate::new(1_000),
         }
     }
 }
@@ -95,10 +102,10 @@ impl Front {
     #[must_use]
     pub fn new(routes: Routes, parts: FrontParts) -> Self {
         let FrontParts { tokens, recorder, clock, limits } = parts;
-        let rates = Rates::new(&limits);
+        let rates = Rates::new(&limits, Arc::clone(&clock));
         let inner = Inner {
             authorizer: Authorizer::new(tokens, Arc::clone(&clock), rates),
-            shedder: Shedder::new(limits.calls, limits.streams),
+            shedder: Shedder::new(&limits),
             recorder,
             clock,
         };
@@ -129,31 +136,48 @@ impl Front {
             return status_of(&failure).into_http();
         }
         // Streams that are open and idle must not make the server look dead.
-        let what = if request.uri().path() == HEALTH_CHECK { Use::Check } else { Use::Open };
-        let Some(place) = self.inner.shedder.admit(what) else {
+        let what = match request.uri().path() {
+            HEALTH_CHECK => Use::Check,
+            path if path.starts_with(HEALTH) => Use::Watch,
+            _ => Use::Reflection,
+        };
+        let Some(place) = self.inner.shedder.admit(what, &connection.peer.certificate) else {
             return status_of(&overloaded()).into_http();
         };
         request.headers_mut().remove(header::AUTHORIZATION);
-        request.extensions_mut().insert(connection);
-        place.hold(self.route(request, CALL_MAX).await)
+        request.extensions_mut().insert(connection.clone());
+        if what != Use::Reflection {
+            return place.hold(self.route(request, CALL_MAX).await);
+        }
+        let over = connection.ending.child_token();
+        let request = request.map(|asked| heard_until(asked, over.clone()));
+        place.hold_for_a_while(self.route(request, CALL_MAX).await, over)
     }
 
     async fn answer_call(self, mut request: Request<Body>, connection: Connection) -> Response<Body> {
         let inner = Arc::clone(&self.inner);
         let method = methods::find(request.uri().path()).unwrap_or(&UNKNOWN);
         let mut entry = Entry::new(method, connection, request.headers(), inner.clock.now());
-        let what = if method.kind == Kind::Stream { Use::Stream } else { Use::Call };
-        let Some(place) = inner.shedder.admit(what) else {
+        let what = match method.kind {
+            Kind::Read | Kind::Mutation => Use::Call,
+            Kind::Stream => Use::Stream,
+            Kind::Import => Use::Import,
+        };
+        let Some(mut place) = inner.shedder.admit(what, &entry.connection.peer.certificate) else {
             return status_of(&overloaded()).into_http();
         };
-        // The handler's task keeps it to its end, whether or not its caller still waits.
-        entry.place = Some(Arc::new(place));
         if let Err(failure) = inner.authorizer.authorize(&mut entry, request.headers()).await {
             record(&*inner.recorder, &*inner.clock, &entry, String::new(), &failure);
             return status_of(&failure).into_http();
         }
+        if !place.is_for(entry.claims.as_deref()) {
+            return status_of(&overloaded()).into_http();
+        }
+        // The handler's task keeps it to its end, whether or not its caller still waits.
+        entry.place = Some(Arc::new(place));
         // From here on nothing can read the token.
         request.headers_mut().remove(header::AUTHORIZATION);
+        entry.pace = (method.kind == Kind::Import).then(|| Pace(Arc::clone(&inner)));
         let patience = entry.patience();
         request.extensions_mut().insert(Arc::new(entry));
         detailed(self.route(request, patience).await)
@@ -170,6 +194,20 @@ impl Front {
     }
 }
 
+/// Admits what a call brings after its headers as calls of their own.
+#[derive(Clone, Debug)]
+pub(super) struct Pace(Arc<Inner>);
+
+impl Pace {
+    /// Takes one more call of `entry`.
+    ///
+    /// # Errors
+    /// RATE_LIMITED with the time to wait; CERTIFICATE_REVOKED, CERTIFICATE_EXPIRED.
+    pub(super) fn take(&self, entry: &Entry) -> Result<(), Failure> {
+        self.0.authorizer.again(entry)
+    }
+}
+
 /// The row of every path that has none: refused, and recorded.
 static UNKNOWN: Method = Method {
     path: "",
@@ -179,6 +217,7 @@ static UNKNOWN: Method = Method {
     is_built: false,
 };
 
+const HEALTH: &str = "/grpc.health.v1.Health/";
 const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
 
 fn overloaded() -> Failure {
@@ -202,18 +241,10 @@ fn detailed(answer: Response<Body>) -> Response<Body> {
     let Some(status) = answer.extensions().get::<Status>().filter(|status| status.details().is_empty()) else {
         return answer;
     };
-    let failure = match status.code() {
-        Code::Ok => return answer,
-        Code::OutOfRange | Code::ResourceExhausted => Reason::MessageTooLarge.into(),
-        Code::Unimplemented => Failure::invalid("grpc-encoding", "identity: messages are taken uncompressed"),
-        // tonic answers what is no protobuf message, and no message at all, as an internal error.
-        Code::Internal | Code::InvalidArgument | Code::Unknown => {
-            Failure::invalid("request", "one protobuf message of this method's request type")
-        }
-        Code::Cancelled | Code::DeadlineExceeded => Reason::DeadlineExceeded.into(),
-        _ => return status_for(Reason::Internal).into_http(),
-    };
-    status_of(&failure).into_http()
+    if status.code() == Code::Ok {
+        return answer;
+    }
+    status_of(&failure_of(status)).into_http()
 }
 
 #[cfg(test)]

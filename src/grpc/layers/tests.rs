@@ -50,10 +50,10 @@ impl tower::Service<Request<Body>> for Behind {
 struct Tokens(Vec<Scope>);
 
 impl VerifyToken for Tokens {
-    fn verify(&self, token: &str, _: &Peer, _: Timestamp) -> Result<Claims, Refused> {
+    fn verify(&self, token: &str, _: &Peer, _: Timestamp) -> Result<Arc<Claims>, Refused> {
         match token {
-            "good" => Ok(claims(&self.0)),
-            "expired" => Err(Refused { failure: Reason::TokenExpired.into(), claims: Some(Box::new(claims(&self.0))) }),
+            "good" => Ok(claims(&self.0).into()),
+            "expired" => Err(Refused { failure: Reason::TokenExpired.into(), claims: Some(claims(&self.0).into()) }),
             _ => Err(Refused { failure: Reason::TokenMalformed.into(), claims: None }),
         }
     }
@@ -144,9 +144,9 @@ async fn unknown_methods_missing_scopes_and_unbuilt_methods_are_refused() {
     assert_eq!(details.error_info().unwrap().metadata["scope"], "keys:read or keys:read-admin");
     assert_eq!(refused.code(), Code::PermissionDenied);
     assert_eq!(bench.noted().unwrap().org.as_str(), "acme");
-    let unbuilt = bench.call("/ibyok.v1.KeyVault/ImportKeys", &["Bearer good"]).await;
+    let unbuilt = bench.call("/ibyok.v1.KeyVault/WatchKeys", &["Bearer good"]).await;
     assert_eq!(reason(unbuilt), "NOT_IMPLEMENTED");
-    assert_eq!(reason(bench.call("/ibyok.v1.KeyVault/ImportKeys", &[]).await), "TOKEN_MISSING");
+    assert_eq!(reason(bench.call("/ibyok.v1.KeyVault/WatchKeys", &[]).await), "TOKEN_MISSING");
 }
 
 #[tokio::test]

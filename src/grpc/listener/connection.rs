@@ -19,7 +19,10 @@ use super::{
     tls::{Trust, unix_time},
 };
 use crate::{
-    domain::{clock::random, principal::Peer},
+    domain::{
+        clock::random,
+        principal::{ClientCertificate, Peer},
+    },
     grpc::entry::Connection,
 };
 
@@ -64,6 +67,11 @@ pub(super) async fn open(listener: &Listener, stream: TcpStream, address: Socket
 }
 
 impl Open {
+    /// Who has it.
+    pub(super) fn certificate(&self) -> &ClientCertificate {
+        &self.connection.peer.certificate
+    }
+
     /// Serves calls until the other side goes, the connection is old, its certificate loses its
     /// trust, or the server drains. An end is announced, and calls have the grace to finish.
     pub(super) async fn serve(self, listener: &Listener, drain: CancellationToken) {

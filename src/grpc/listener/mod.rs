@@ -9,12 +9,15 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, watch},
+    sync::watch,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::tls::Trust;
-use super::layers::Front;
+use super::{
+    layers::{Front, Share, network_of},
+    share::{Holder, Pool, Taken},
+};
 use crate::domain::clock::{Clock, Entropy};
 
 /// What connections may cost.
@@ -22,6 +25,9 @@ use crate::domain::clock::{Clock, Entropy};
 pub struct ConnectionLimits {
     /// Connections at a time, those in their handshake among them.
     pub connections: usize,
+    /// What one certificate alone may hold of them, and one address while its certificate is not
+    /// known yet.
+    pub share: Share,
     /// The longest that a handshake takes.
     pub handshake: Duration,
     /// Calls at a time on one connection.
@@ -36,6 +42,7 @@ impl Default for ConnectionLimits {
     fn default() -> Self {
         Self {
             connections: 4_096,
+            share: Share::default(),
             handshake: Duration::from_secs(5),
             streams: 128,
             age: Duration::from_secs(30 * 60),
@@ -63,7 +70,7 @@ impl Listener {
     /// Serves connections of `listener` until `drain` is cancelled; then lets those that are open
     /// end within their grace, and returns when none is left.
     pub async fn serve(self, listener: TcpListener, drain: CancellationToken) {
-        let places = Arc::new(Semaphore::new(self.limits.connections));
+        let places = Pool::new(self.limits.connections, self.limits.share);
         let connections = TaskTracker::new();
         let shared = Arc::new(self);
         loop {
@@ -76,28 +83,29 @@ impl Listener {
                 },
             };
             // Beyond the cap a connection is closed before it costs a handshake.
-            let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-                tracing::warn!("the connection cap is reached");
+            let Some(place) = places.take(Holder::Address(network_of(address.ip()))) else {
+                tracing::warn!(%address, "the connection cap is reached");
                 continue;
             };
             let (shared, drain) = (Arc::clone(&shared), drain.clone());
-            connections.spawn(async move {
-                shared.connection(stream, address, drain).await;
-                drop(place);
-            });
+            connections.spawn(async move { shared.connection(stream, address, place, drain).await });
         }
         drop(listener);
         connections.close();
         connections.wait().await;
     }
 
-    async fn connection(&self, stream: TcpStream, address: SocketAddr, drain: CancellationToken) {
+    async fn connection(&self, stream: TcpStream, address: SocketAddr, mut place: Taken, drain: CancellationToken) {
         let opened = tokio::select! {
             () = drain.cancelled() => return,
             opened = tokio::time::timeout(self.limits.handshake, connection::open(self, stream, address)) => opened,
         };
         match opened {
-            Ok(Ok(open)) => open.serve(self, drain).await,
+            // From here on it is its certificate's: many may come from one address, a proxy's.
+            Ok(Ok(open)) if place.pass_to(Holder::Certificate(&open.certificate().sha256)) => {
+                open.serve(self, drain).await;
+            }
+            Ok(Ok(_)) => tracing::warn!(%address, "one certificate holds its share of the connections"),
             Ok(Err(error)) => tracing::debug!(%address, %error, "a handshake failed"),
             Err(_) => tracing::debug!(%address, "a handshake took too long"),
         }

@@ -159,6 +159,21 @@ fn read_day(item: &Item) -> Result<IndexDay, Failure> {
     Ok(IndexDay { day, from: item.attributes.time("from")? })
 }
 
+/// Where the rows of a batch are, one for each organization.
+pub(super) fn row_keys(entry: &Entry) -> Vec<(OrgId, ItemKey)> {
+    let day = u64::try_from(entry.time.day()).unwrap_or_default();
+    let key = |org: OrgId| {
+        let key = ItemKey::new(row_partition(&org, day), position_sort(entry.position));
+        (org, key)
+    };
+    rows_of(entry).into_keys().map(key).collect()
+}
+
+/// Where a day is listed.
+pub(super) fn day_key(org: &OrgId, day: u64) -> ItemKey {
+    ItemKey::new(days_partition(org), day_sort(day))
+}
+
 fn row_partition(org: &OrgId, day: u64) -> String {
     format!("O#{org}#A#{day}")
 }

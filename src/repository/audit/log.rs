@@ -8,7 +8,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    batch::{Batch, ChainId, batch_key, batch_sort, segment_partition},
+    archive::ArchiveState,
+    batch::{Batch, ChainId, SEGMENT_BATCHES, batch_key, batch_sort, segment_partition},
     heads::OPEN,
     tree::Hash,
     writer::Lanes,
@@ -116,7 +117,7 @@ impl LogState {
 }
 
 impl LogRow {
-    fn key(position: u64) -> ItemKey {
+    fn at(position: u64) -> ItemKey {
         ItemKey::new(format!("A#LOG#{}", position / SEGMENT_POSITIONS), position_sort(position))
     }
     fn put(&self, records: &Records) -> Action {
@@ -129,12 +130,16 @@ impl LogRow {
                 .build()
         });
         let attributes = Builder::new().time("time", self.time).maps("runs", runs).build();
-        records.put(NewItem::new(Self::key(self.position), attributes), Expected::Absent)
+        records.put(NewItem::new(self.key(), attributes), Expected::Absent)
     }
     fn read(item: &Verified) -> Result<Self, Failure> {
         let position = item.item().key.sort.parse().map_err(|_| rejected("position"))?;
         let runs = item.maps("runs")?.into_iter().map(read_run).collect::<Result<_, Failure>>()?;
         Ok(Self { position, time: item.time("time")?, runs })
+    }
+    /// Where it is kept.
+    pub(super) fn key(&self) -> ItemKey {
+        Self::at(self.position)
     }
     /// The position after its last batch.
     #[must_use]
@@ -163,27 +168,61 @@ fn read_run(run: &Attributes) -> Result<Run, Failure> {
     Ok(Run { chain, first: run.number("first")?, batches })
 }
 
-/// The rows from the one that holds position `from` on, at most `limit`; none at the end.
+/// The rows from the one that holds position `from` on, at most `limit`; none at the end. What has
+/// left for the archive is passed over.
 ///
 /// # Errors
 /// STORE_UNAVAILABLE, RECORD_REJECTED.
 pub async fn rows(records: &Records, from: u64, limit: usize, deadline: Deadline) -> Result<Vec<LogRow>, Failure> {
-    let partition = LogRow::key(from).partition;
+    if let Some(rows) = segment_rows(records, from, limit, deadline).await? {
+        return Ok(rows);
+    }
+    // The segment is empty: either it begins here, or it has left.
+    let floor = ArchiveState::load(records, deadline).await?.floor;
+    if floor <= from {
+        return Ok(Vec::new());
+    }
+    Ok(segment_rows(records, floor, limit, deadline).await?.unwrap_or_default())
+}
+
+/// The same in the segment of `from`; None when it has no row at all.
+async fn segment_rows(
+    records: &Records,
+    from: u64,
+    limit: usize,
+    deadline: Deadline,
+) -> Result<Option<Vec<LogRow>>, Failure> {
+    let partition = LogRow::at(from).partition;
     let query = |range, order, limit| Query { partition: partition.clone(), range, order, limit, after: None };
     let here = SortRange::Between(position_sort(0), position_sort(from));
     let first = records.query(query(here, Order::Descending, 1), deadline).await?.items.into_iter().next();
+    let has_before = first.is_some();
     let begin = first.map_or_else(|| position_sort(from), |row| row.key.sort);
     let rest = SortRange::Between(begin, position_sort(u64::MAX));
     let page = records.query(query(rest, Order::Ascending, limit), deadline).await?;
+    if !has_before && page.items.is_empty() {
+        return Ok(None);
+    }
     let rows = page.items.into_iter().map(|item| LogRow::read(&records.verify(item)?));
-    rows.filter(|row| row.as_ref().map_or(true, |row| row.end() > from)).collect()
+    rows.filter(|row| row.as_ref().map_or(true, |row| row.end() > from)).collect::<Result<_, _>>().map(Some)
 }
 
-/// The batches from position `from` on, some of them; none at the end.
+/// The batches from position `from` on, or, where that has left for the archive, from the first that
+/// is left; some of them; none at the end.
 ///
 /// # Errors
 /// STORE_UNAVAILABLE, RECORD_REJECTED.
 pub(super) async fn entries(records: &Records, from: u64, deadline: Deadline) -> Result<Vec<Entry>, Failure> {
+    let Some(entries) = entries_from(records, from, deadline).await? else {
+        let floor = ArchiveState::load(records, deadline).await?.floor;
+        let entries = if from < floor { entries_from(records, floor, deadline).await? } else { None };
+        return entries.ok_or_else(|| rejected("batch"));
+    };
+    Ok(entries)
+}
+
+/// The same; None when a batch is missing: it may just be leaving.
+async fn entries_from(records: &Records, from: u64, deadline: Deadline) -> Result<Option<Vec<Entry>>, Failure> {
     const AT_ONCE: usize = 32;
     let rows = rows(records, from, AT_ONCE, deadline).await?;
     let wanted = rows.iter().flat_map(|row| {
@@ -191,13 +230,14 @@ pub(super) async fn entries(records: &Records, from: u64, deadline: Deadline) ->
     });
     let wanted: Vec<_> = wanted.filter(|(position, ..)| *position >= from).take(AT_ONCE).collect();
     if wanted.is_empty() {
-        return Ok(Vec::new());
+        return Ok(Some(Vec::new()));
     }
     let keys: Vec<ItemKey> = wanted.iter().map(|(.., key)| key.clone()).collect();
     let items = records.get(&keys, deadline).await?;
     let entry = |((position, time, _), item): ((u64, Timestamp, ItemKey), Option<Item>)| {
-        let batch = read_sound(records, item.ok_or_else(|| rejected("batch"))?)?;
-        Ok(Entry { position, time, batch: Arc::new(batch) })
+        let Some(item) = item else { return Ok(None) };
+        let batch = read_sound(records, item)?;
+        Ok(Some(Entry { position, time, batch: Arc::new(batch) }))
     };
     wanted.into_iter().zip(items).map(entry).collect()
 }
@@ -239,8 +279,38 @@ pub(super) fn chains(item: &Verified) -> Result<BTreeMap<ChainId, u64>, Failure>
     item.map_of_int("chains")?.into_iter().map(chain).collect::<Option<_>>().ok_or_else(|| rejected("chains"))
 }
 
+/// Whether nothing is recorded in the chains `open` that `state` does not have in order.
+///
+/// # Errors
+/// STORE_UNAVAILABLE.
+pub(in crate::repository) async fn is_in_order(
+    records: &Records,
+    open: &[ChainId],
+    state: &LogState,
+    deadline: Deadline,
+) -> Result<bool, Failure> {
+    for chain in open {
+        let last = state.chains.get(chain).copied().unwrap_or_default();
+        if !records.query(batches_after(chain, last, 1), deadline).await?.items.is_empty() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// The batches of `chain` behind batch `last`, within a segment.
+fn batches_after(chain: &ChainId, last: u64, limit: usize) -> Query {
+    Query {
+        partition: segment_partition(chain, last + 1),
+        range: SortRange::Between(batch_sort(last + 1), batch_sort(u64::MAX)),
+        order: Order::Ascending,
+        limit,
+        after: None,
+    }
+}
+
 /// The chains that are not indexed to their end.
-pub(super) async fn open_chains(records: &Records, deadline: Deadline) -> Result<Vec<ChainId>, Failure> {
+pub(in crate::repository) async fn open_chains(records: &Records, deadline: Deadline) -> Result<Vec<ChainId>, Failure> {
     let mut chains = Vec::new();
     let mut after = None;
     loop {
@@ -266,11 +336,13 @@ pub(super) struct Sequencer {
     lanes: Arc<Lanes>,
     /// As it was last written; None after a write that may or may not have happened.
     state: Option<LogState>,
+    /// Everything that was recorded before then is in order; None: not known.
+    until: Option<Timestamp>,
 }
 
 impl Sequencer {
     pub(super) fn new(lanes: Arc<Lanes>) -> Self {
-        Self { lanes, state: None }
+        Self { lanes, state: None, until: None }
     }
 
     /// Appends one row with what is not in order yet; none when everything is.
@@ -283,10 +355,12 @@ impl Sequencer {
             Some(state) => state,
             None => LogState::load(records, deadline).await?,
         };
+        let began = self.lanes.clock.now();
         let open = open_chains(records, deadline).await?;
-        let fresh = self.gather(&open, &state, deadline).await?;
+        let (fresh, is_all) = self.gather(&open, &state, deadline).await?;
+        let until = if is_all { Some(began) } else { self.until };
         if fresh.is_empty() {
-            self.state = Some(state);
+            (self.state, self.until) = (Some(state), until);
             return Ok(Vec::new());
         }
         let time = self.lanes.clock.now().max(state.time);
@@ -312,49 +386,57 @@ impl Sequencer {
             Written::Conflict { .. } => return Err(Reason::WriteConflict.into()),
             Written::Unknown => return Err(Reason::StoreUnavailable.into()),
         }
-        self.state = Some(LogState { revision: Some(revision), ..state });
+        (self.state, self.until) = (Some(LogState { revision: Some(revision), ..state }), until);
         let batches = fresh.into_iter().flat_map(|fresh| fresh.batches).map(Arc::new);
         Ok((row.position..).zip(batches).map(|(position, batch)| Entry { position, time, batch }).collect())
     }
 
-    /// The batches of each chain that are not in order yet, some of them.
-    async fn gather(&self, open: &[ChainId], state: &LogState, deadline: Deadline) -> Result<Vec<Fresh>, Failure> {
+    /// Everything that was recorded before then is in order; None: not known.
+    pub(super) fn until(&self) -> Option<Timestamp> {
+        self.until
+    }
+
+    /// The batches of each chain that are not in order yet, some of them; and whether all.
+    async fn gather(
+        &self,
+        open: &[ChainId],
+        state: &LogState,
+        deadline: Deadline,
+    ) -> Result<(Vec<Fresh>, bool), Failure> {
         let left = SEGMENT_POSITIONS - state.next % SEGMENT_POSITIONS;
         let mut room = BATCHES_MAX.min(usize::try_from(left).unwrap_or(BATCHES_MAX));
-        let mut fresh = Vec::new();
+        let (mut fresh, mut is_all) = (Vec::new(), true);
         for chain in open {
             let last = state.chains.get(chain).copied().unwrap_or_default();
             if room == 0 || fresh.len() == RUNS_MAX {
+                is_all = false;
                 break;
             }
             if self.lanes.head(chain) == Some(last) {
                 continue;
             }
-            let batches = self.next_batches(chain, last, room.min(CHAIN_BATCHES_MAX), deadline).await?;
+            let limit = room.min(CHAIN_BATCHES_MAX);
+            let (batches, is_rest) = self.next_batches(chain, last, limit, deadline).await?;
+            is_all &= is_rest;
             if !batches.is_empty() {
                 room -= batches.len();
                 fresh.push(Fresh { chain: chain.clone(), first: last + 1, batches });
             }
         }
-        Ok(fresh)
+        Ok((fresh, is_all))
     }
 
+    /// Some batches behind batch `last`, and whether these are all.
     async fn next_batches(
         &self,
         chain: &ChainId,
         last: u64,
         limit: usize,
         deadline: Deadline,
-    ) -> Result<Vec<Batch>, Failure> {
-        let query = Query {
-            partition: segment_partition(chain, last + 1),
-            range: SortRange::Between(batch_sort(last + 1), batch_sort(u64::MAX)),
-            order: Order::Ascending,
-            limit,
-            after: None,
-        };
-        let page = self.lanes.records.query(query, deadline).await?;
-        let mut batches = Vec::with_capacity(page.items.len());
+    ) -> Result<(Vec<Batch>, bool), Failure> {
+        let page = self.lanes.records.query(batches_after(chain, last, limit), deadline).await?;
+        let found = page.items.len();
+        let mut batches = Vec::with_capacity(found);
         for (item, number) in page.items.into_iter().zip(last + 1..) {
             // Nothing behind a batch that is missing or not ours is put in order: verification
             // says where the chain breaks, and other chains go on.
@@ -366,7 +448,11 @@ impl Sequencer {
                 }
             }
         }
-        Ok(batches)
+        // A full page has more behind it, and a batch that is the last of its segment may have.
+        let next = last + 1 + found as u64;
+        let is_same_segment = next / SEGMENT_BATCHES == (last + 1) / SEGMENT_BATCHES;
+        let is_all = batches.len() == found && found < limit && page.next.is_none() && is_same_segment;
+        Ok((batches, is_all))
     }
 }
 

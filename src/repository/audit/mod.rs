@@ -13,6 +13,7 @@
 //! | `A#SEQ` | `LOG`, `INDEX` | how far the order and the index have come, signed |
 //! | `O#org#A#{day}` | position | the organization's records of one batch ([`index`]) |
 //! | `O#org#A` | day | the days that the index has rows of |
+//! | `A#ROOTS`, `A#SEQ`/`ARCHIVE` | | what stands for the part that has left ([`archive`]) |
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -26,11 +27,13 @@ use crate::{
         audit::{AuditDraft, Receipt},
         clock::{Clock, Deadline, Entropy},
         error::{Failure, Reason},
+        ids::OrgId,
     },
     repository::records::Records,
     store::{Action, ITEMS_MAX, Item},
 };
 
+pub mod archive;
 pub mod batch;
 pub mod heads;
 pub mod index;
@@ -60,6 +63,10 @@ use writer::{Appended, ChainWriter, Lanes, unavailable};
 
 /// The most actions that [`AuditLog::commit`] takes: the batch and a new chain's rows go with them.
 pub const COMMIT_ACTIONS_MAX: usize = ITEMS_MAX - 3;
+
+/// The most records that [`AuditLog::append_all`] takes: as long as records may be, they fit into an
+/// empty batch.
+pub const APPEND_RECORDS_MAX: usize = batch::BATCH_BYTES_MAX / record::RECORD_BYTES_MAX;
 
 /// How the log is written.
 #[derive(Clone, Debug)]
@@ -178,6 +185,30 @@ impl AuditLog {
         timeout_at(deadline.instant().into(), durable).await.ok().flatten().ok_or_else(unavailable)
     }
 
+    /// Appends records on a shared lane, all in one batch; durable on return. Each has its receipt,
+    /// in order.
+    ///
+    /// # Errors
+    /// AUDIT_UNAVAILABLE: none of them may be released then. INTERNAL for more than
+    /// [`APPEND_RECORDS_MAX`], which no batch is sure to hold.
+    pub async fn append_all(&self, drafts: Vec<AuditDraft>, deadline: Deadline) -> Result<Vec<Receipt>, Failure> {
+        if drafts.is_empty() {
+            return Ok(Vec::new());
+        }
+        if drafts.len() > APPEND_RECORDS_MAX {
+            return Err(Failure::new(Reason::Internal).caused_by("too many records at once"));
+        }
+        let entropy = &*self.0.lanes.entropy;
+        let records: Result<Vec<_>, _> = drafts.into_iter().map(|draft| record::encode(draft, entropy)).collect();
+        let records = records.map_err(no_entropy)?;
+        let (answer, answered) = oneshot::channel();
+        let durable = async {
+            self.shared_lane()?.send(Request::AppendAll(records, answer)).await.ok()?;
+            answered.await.ok().flatten()
+        };
+        timeout_at(deadline.instant().into(), durable).await.ok().flatten().ok_or_else(unavailable)
+    }
+
     /// Queues a denial's record without waiting; what overflows the bounded queue is counted, and
     /// the count recorded.
     pub fn note(&self, draft: AuditDraft) {
@@ -189,6 +220,11 @@ impl AuditLog {
         if !noted {
             self.0.overflow.add(org, 1);
         }
+    }
+
+    /// Counts a denial that needs no record of its own; the count is recorded.
+    pub fn count(&self, org: &OrgId) {
+        self.0.overflow.add(org.clone(), 1);
     }
 
     /// Writes `actions` (at most [`COMMIT_ACTIONS_MAX`]) and their record, as a batch of its own on

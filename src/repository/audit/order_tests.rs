@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     AuditLog, AuditTasks, Commit,
-    batch::{BatchKind, ChainId},
+    batch::{BatchKind, ChainId, batch_key, place},
     index::{self, IndexState},
     log::{self, LogState},
     reader::{self, Event},
@@ -179,6 +179,57 @@ async fn a_start_seals_the_chains_of_boots_that_are_gone() {
     // The old boot, were it still alive, is fenced and says so by a new chain.
     let late = old.append(draft("acme", "late"), soon()).await.unwrap();
     assert!(receipts.iter().all(|(_, receipt)| receipt.chain != late.chain));
+}
+
+/// Whatever is put in order, indexed and sealed between two reads of a snapshot.
+#[tokio::test]
+async fn a_snapshot_has_every_record_once_while_others_index_and_seal() {
+    let store = Arc::new(TinyStore::default());
+    let (log, other) = (log_on(&store), log_on(&store));
+    let mut tasks = AuditTasks::new(&other);
+    tasks.tick().await.unwrap();
+    let mut receipts = write_some(&log, 2).await;
+    let mut stages = vec![store.tamper(|items| items.clone())];
+    tasks.tick().await.unwrap();
+    stages.push(store.tamper(|items| items.clone()));
+    receipts.extend(write_some(&other, 1).await);
+    // What is acknowledged from here on is no matter: only chains end.
+    log.close().await;
+    stages.push(store.tamper(|items| items.clone()));
+    tasks.tick().await.unwrap();
+    stages.push(store.tamper(|items| items.clone()));
+    for (from, before) in stages.iter().enumerate() {
+        let known = receipts.iter().filter(|(_, receipt)| {
+            let (chain, (number, _)) = (ChainId::parse(&receipt.chain).unwrap(), place(receipt.sequence));
+            before.contains_key(&batch_key(&chain, number))
+        });
+        let known: Vec<_> = known.collect();
+        for (to, after) in stages.iter().enumerate().skip(from) {
+            for reads in 0..16 {
+                store.tamper(|items| items.clone_from(before));
+                store.change_after(reads, after.clone());
+                let reader = log_on(&store);
+                let snapshot = reader.snapshot(soon()).await.unwrap();
+                // The rest of a page is read when all is as it is then.
+                store.tamper(|items| items.clone_from(after));
+                store.change_after(usize::MAX, BTreeMap::new());
+                for (of, receipt) in &known {
+                    let (chain, (number, _)) = (ChainId::parse(&receipt.chain).unwrap(), place(receipt.sequence));
+                    let rows = indexed(&store, of).await;
+                    let is_indexed = |event: &&Event| event.chain == chain && event.sequence == receipt.sequence;
+                    let by_index = rows.iter().filter(is_indexed).filter(|it| it.position <= snapshot.position).count();
+                    let covers =
+                        |end: &&reader::Unindexed| end.chain == chain && (end.cut + 1..=end.head).contains(&number);
+                    let by_ends = snapshot.unindexed.iter().filter(covers).count();
+                    assert_eq!(
+                        by_index + by_ends,
+                        1,
+                        "{receipt:?} from {from} to {to} after {reads} reads: {snapshot:?}"
+                    );
+                }
+            }
+        }
+    }
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use super::{
     AuditLog, AuditRecord,
-    batch::{Batch, ChainId, SEGMENT_BATCHES, batch_key, batch_sort, place, segment_partition, sequence},
+    batch::{Batch, BatchKind, ChainId, SEGMENT_BATCHES, batch_key, batch_sort, place, segment_partition, sequence},
     heads::{HEADS, Head},
     index::IndexState,
     log::{open_chains, read_position, read_sound, run_sort},
@@ -81,31 +81,53 @@ impl AuditLog {
     /// STORE_UNAVAILABLE, RECORD_REJECTED.
     pub async fn snapshot(&self, deadline: Deadline) -> Result<Snapshot, Failure> {
         let lanes = &self.0.lanes;
-        // The cuts before the listing before the heads: a chain that is indexed to its end in
-        // between is still among the cuts.
+        // The listing before the cuts before the heads: a chain that was there before this began is
+        // listed, or indexed to its end by then. One that is listed and not among the cuts is new,
+        // or was indexed to its end in between: where its end stands tells.
+        let open = open_chains(&lanes.records, deadline).await?;
         let index = IndexState::load(&lanes.records, deadline).await?;
-        let mut cuts = index.chains;
-        for chain in open_chains(&lanes.records, deadline).await? {
+        let position = index.next - 1;
+        let mut cuts: BTreeMap<_, _> = index.chains.into_iter().map(|(chain, cut)| (chain, Some(cut))).collect();
+        for chain in open {
             cuts.entry(chain).or_default();
         }
         let mut unindexed = Vec::new();
         for (chain, cut) in cuts {
             let head = match lanes.head(&chain) {
                 Some(head) => head,
-                None => match find_head(&lanes.records, &chain, cut, deadline).await {
-                    Ok(last) => last.map_or(cut, |last| last.header.batch),
+                None => match self.end_of(&chain, cut, position, deadline).await {
+                    Ok(head) => head,
                     Err(failure) if failure.reason == Reason::RecordRejected => {
                         tracing::error!(%chain, "the last batch of a chain does not verify");
-                        cut
+                        continue;
                     }
                     Err(failure) => return Err(failure),
                 },
             };
+            let cut = cut.unwrap_or_default();
             if head > cut {
                 unindexed.push(Unindexed { chain, cut, head });
             }
         }
-        Ok(Snapshot { position: index.next - 1, unindexed })
+        Ok(Snapshot { position, unindexed })
+    }
+
+    /// The last batch of `chain` that the index up to `position` may lack; 0: it has all.
+    async fn end_of(
+        &self,
+        chain: &ChainId,
+        cut: Option<u64>,
+        indexed: u64,
+        deadline: Deadline,
+    ) -> Result<u64, Failure> {
+        let records = &self.0.lanes.records;
+        let Some(last) = find_head(records, chain, cut.unwrap_or_default(), deadline).await? else { return Ok(0) };
+        let number = last.header.batch;
+        if cut.is_none() && last.header.kind == BatchKind::Seal {
+            let end = position(records, chain, number, deadline).await?;
+            return Ok(if (1..=indexed).contains(&end) { 0 } else { number });
+        }
+        Ok(number)
     }
 }
 
@@ -149,7 +171,8 @@ pub async fn batch(
     found.map(|item| read_sound(records, item)).transpose()
 }
 
-/// These batches, in order; None in the place of one that is missing or does not verify.
+/// These batches, in order; None in the place of one that is missing or does not verify. Who knows
+/// that it has not left for the archive tells with [`left_out`].
 ///
 /// # Errors
 /// STORE_UNAVAILABLE.
@@ -168,13 +191,14 @@ pub async fn batches(
         items.extend(found.into_iter().filter_map(|item| item.ok().flatten()).map(|item| (item.key.clone(), item)));
     }
     let read = |(chain, number): &(ChainId, u64)| {
-        let batch = items.remove(&batch_key(chain, *number)).and_then(|item| read_sound(records, item).ok());
-        if batch.is_none() {
-            tracing::error!(%chain, number, "a batch of the audit log does not verify: readers leave it out");
-        }
-        batch
+        items.remove(&batch_key(chain, *number)).and_then(|item| read_sound(records, item).ok())
     };
     Ok(places.iter().map(read).collect())
+}
+
+/// Tells the server's log of a batch that a reader leaves out.
+pub fn left_out(chain: &ChainId, number: u64) {
+    tracing::error!(%chain, number, "a batch of the audit log does not verify: readers leave it out");
 }
 
 /// The event at `sequence` of `chain`, if it is of `org`.

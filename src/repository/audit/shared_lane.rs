@@ -27,6 +27,8 @@ const PROBE_EVERY: Duration = Duration::from_secs(1);
 pub(super) enum Request {
     /// To write a record and say where it stands; None: it could not.
     Append(Encoded, oneshot::Sender<Option<Receipt>>),
+    /// To write records in one batch, and say where each stands; None: it could not.
+    AppendAll(Vec<Encoded>, oneshot::Sender<Option<Vec<Receipt>>>),
     /// To write what is queued, seal the chain and end.
     Close(oneshot::Sender<()>),
 }
@@ -62,9 +64,10 @@ impl Overflow {
     }
 }
 
-/// For whom a record of the batch was written.
+/// For whom a record of the batch was written, or, of a caller of many, so many records.
 enum Waiter {
     Caller(oneshot::Sender<Option<Receipt>>),
+    CallerOf(usize, oneshot::Sender<Option<Vec<Receipt>>>),
     Nobody(OrgId, u64),
 }
 
@@ -77,13 +80,25 @@ struct Gathered {
 
 impl Gathered {
     fn has_room(&self) -> bool {
-        self.records.len() < BATCH_RECORDS_MAX && self.bytes + RECORD_BYTES_MAX <= BATCH_BYTES_MAX
+        self.has_room_for(1, RECORD_BYTES_MAX)
+    }
+    fn has_room_for(&self, records: usize, bytes: usize) -> bool {
+        self.records.len() + records <= BATCH_RECORDS_MAX && self.bytes + bytes <= BATCH_BYTES_MAX
     }
     fn push(&mut self, record: Encoded, waiter: Waiter) {
         self.bytes += record.bytes.len();
         self.records.push(record);
         self.waiters.push(waiter);
     }
+    fn push_all(&mut self, records: Vec<Encoded>, caller: oneshot::Sender<Option<Vec<Receipt>>>) {
+        self.bytes += bytes_of(&records);
+        self.waiters.push(Waiter::CallerOf(records.len(), caller));
+        self.records.extend(records);
+    }
+}
+
+fn bytes_of(records: &[Encoded]) -> usize {
+    records.iter().map(|record| record.bytes.len()).sum()
 }
 
 /// The task of one shared lane.
@@ -91,6 +106,8 @@ pub(super) struct SharedLane {
     lanes: Arc<Lanes>,
     writer: ChainWriter,
     requests: mpsc::Receiver<Request>,
+    /// What did not fit into the last batch: it begins the next.
+    held: Option<Request>,
     notes: mpsc::Receiver<Note>,
     overflow: Arc<Overflow>,
     closing: Option<oneshot::Sender<()>>,
@@ -104,7 +121,7 @@ impl SharedLane {
         overflow: Arc<Overflow>,
     ) -> Self {
         let writer = ChainWriter::new(Arc::clone(&lanes), LaneKind::Shared);
-        Self { lanes, writer, requests, notes, overflow, closing: None }
+        Self { lanes, writer, requests, held: None, notes, overflow, closing: None }
     }
 
     /// Runs until it is closed, or until every handle of the log is gone.
@@ -113,7 +130,9 @@ impl SharedLane {
             let mut batch = Gathered::default();
             let is_probe = !self.lanes.is_writable() || !self.overflow.is_empty();
             let mut is_abandoned = false;
-            if self.closing.is_none() {
+            if let Some(held) = self.held.take() {
+                self.take(held, &mut batch);
+            } else if self.closing.is_none() {
                 tokio::select! {
                     request = self.requests.recv() => match request {
                         Some(request) => self.take(request, &mut batch),
@@ -123,9 +142,13 @@ impl SharedLane {
                     () = tokio::time::sleep(PROBE_EVERY), if is_probe => self.probe().await,
                 }
             }
+            // Calls that are ready to run come first, so that their records are in this batch: a put
+            // costs the same for one record and for many. Where nobody is, this is no wait.
+            tokio::task::yield_now().await;
             self.gather(&mut batch);
             self.write(batch).await;
-            if (self.closing.is_some() || is_abandoned) && self.requests.is_empty() && self.notes.is_empty() {
+            let is_done = self.held.is_none() && self.requests.is_empty() && self.notes.is_empty();
+            if (self.closing.is_some() || is_abandoned) && is_done {
                 break;
             }
         }
@@ -142,6 +165,11 @@ impl SharedLane {
             // A caller who no longer waits was answered AUDIT_UNAVAILABLE, and nothing was released.
             Request::Append(_, caller) if caller.is_closed() => {}
             Request::Append(record, caller) => batch.push(record, Waiter::Caller(caller)),
+            Request::AppendAll(_, caller) if caller.is_closed() => {}
+            Request::AppendAll(records, caller) if batch.has_room_for(records.len(), bytes_of(&records)) => {
+                batch.push_all(records, caller);
+            }
+            Request::AppendAll(..) => self.held = Some(request),
             Request::Close(closed) => {
                 self.requests.close();
                 self.notes.close();
@@ -152,6 +180,7 @@ impl SharedLane {
 
     fn gather(&mut self, batch: &mut Gathered) {
         while batch.has_room()
+            && self.held.is_none()
             && let Ok(request) = self.requests.try_recv()
         {
             self.take(request, batch);
@@ -183,10 +212,16 @@ impl SharedLane {
             Ok(Appended::Done { chain, batch }) => (chain, batch),
             Ok(Appended::Conflict { .. }) | Err(_) => return self.refuse(batch, ended.err()),
         };
-        for (index, (record, waiter)) in batch.records.iter().zip(batch.waiters).enumerate() {
-            if let Waiter::Caller(caller) = waiter {
-                let sequence = sequence(number, index);
-                let _ = caller.send(Some(Receipt { chain: chain.to_string(), sequence, leaf_hash: record.leaf }));
+        let mut receipts = batch.records.iter().enumerate().map(|(index, record)| Receipt {
+            chain: chain.to_string(),
+            sequence: sequence(number, index),
+            leaf_hash: record.leaf,
+        });
+        for waiter in batch.waiters {
+            match waiter {
+                Waiter::Caller(caller) => drop(caller.send(receipts.next())),
+                Waiter::CallerOf(count, caller) => drop(caller.send(Some(receipts.by_ref().take(count).collect()))),
+                Waiter::Nobody(..) => drop(receipts.next()),
             }
         }
     }
@@ -197,6 +232,7 @@ impl SharedLane {
         for waiter in batch.waiters {
             match waiter {
                 Waiter::Caller(caller) => drop(caller.send(None)),
+                Waiter::CallerOf(_, caller) => drop(caller.send(None)),
                 Waiter::Nobody(org, count) => self.overflow.add(org, count),
             }
         }

@@ -1,12 +1,16 @@
 //! The log's work in the background, under the sequencer's lease: batches in order, the
 //! organizations' index, projections, and the seals of boots that are gone.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio_util::sync::CancellationToken;
 
 use super::{
     AuditLog,
+    archive::{format::Chains, last_root},
     batch::{BatchKind, ChainId, Header},
     heads::Head,
     index::Indexer,
@@ -17,8 +21,8 @@ use super::{
 use crate::{
     domain::error::{Failure, Reason},
     repository::{
-        last_used::{Fold, Watermark},
         lease::{Lease, Role},
+        projection::Projections,
     },
     store::Written,
 };
@@ -29,6 +33,10 @@ const TICK: Duration = Duration::from_millis(250);
 const AFTER_FAILURE: Duration = Duration::from_secs(2);
 /// How long one step of a tick may take.
 const STEP: Duration = Duration::from_secs(5);
+/// The longest that is waited after folding failed: what follows from the log can wait, the log can't.
+const AFTER_FOLD_FAILURE: Duration = Duration::from_secs(60);
+/// How long a tick may read the log for projections that are behind: what is fresh comes first.
+const CATCH_UP: Duration = Duration::from_millis(50);
 
 /// The log's background work; one of these for each server.
 #[derive(Debug)]
@@ -38,7 +46,17 @@ pub struct AuditTasks {
     is_past_sealed: bool,
     sequencer: Sequencer,
     indexer: Indexer,
-    folded: Option<Watermark>,
+    projections: Projections,
+    fold_failed: Option<FoldFailed>,
+}
+
+/// That folding failed.
+#[derive(Clone, Copy, Debug)]
+struct FoldFailed {
+    /// It is not tried before then.
+    until: Option<Instant>,
+    /// How long the wait until then is.
+    wait: Duration,
 }
 
 impl AuditTasks {
@@ -52,7 +70,8 @@ impl AuditTasks {
             is_past_sealed: false,
             sequencer: Sequencer::new(lanes()),
             indexer: Indexer::new(lanes()),
-            folded: None,
+            projections: Projections::default(),
+            fold_failed: None,
         }
     }
 
@@ -62,7 +81,8 @@ impl AuditTasks {
         let mut wait = Duration::ZERO;
         loop {
             let is_last = stop.is_cancelled();
-            wait = match self.tick().await {
+            let pace = if is_last { Pace::Last } else { Pace::Gentle };
+            wait = match self.paced_tick(pace).await {
                 Ok(()) => TICK,
                 Err(failure) => {
                     tracing::warn!(error = &failure as &dyn std::error::Error, "the audit log is not put in order");
@@ -85,15 +105,20 @@ impl AuditTasks {
     /// # Errors
     /// STORE_UNAVAILABLE, RECORD_REJECTED; the next tick begins where this one ended.
     pub async fn tick(&mut self) -> Result<(), Failure> {
-        let ended = self.run_tick().await;
+        self.paced_tick(Pace::Whole).await
+    }
+
+    async fn paced_tick(&mut self, pace: Pace) -> Result<(), Failure> {
+        let ended = self.run_tick(pace).await;
         if ended.is_err() {
             self.lease = None;
-            *self = Self { is_past_sealed: self.is_past_sealed, ..Self::new(&self.log) };
+            let Self { is_past_sealed, fold_failed, .. } = *self;
+            *self = Self { is_past_sealed, fold_failed, ..Self::new(&self.log) };
         }
         ended
     }
 
-    async fn run_tick(&mut self) -> Result<(), Failure> {
+    async fn run_tick(&mut self, pace: Pace) -> Result<(), Failure> {
         let lanes = Arc::clone(&self.log.0.lanes);
         let deadline = || lanes.clock.deadline(STEP);
         let lease = match &self.lease {
@@ -111,56 +136,145 @@ impl AuditTasks {
         }
         loop {
             let fresh = self.sequencer.advance(&lease, deadline()).await?;
-            loop {
+            let end = loop {
                 let (position, is_more) = self.indexer.advance(&lease, &fresh, deadline()).await?;
                 self.log.0.indexed.send_if_modified(|indexed| std::mem::replace(indexed, position) != position);
                 if !is_more {
-                    break;
+                    break position;
                 }
-            }
-            while self.fold(&lanes, &lease, &fresh).await? {}
+            };
+            self.try_fold(&lanes, &lease, (&fresh, end), pace).await?;
             if fresh.is_empty() {
                 return Ok(());
             }
         }
     }
 
-    /// Folds `fresh`, or what stands in the log before it; whether there may be more.
-    async fn fold(&mut self, lanes: &Lanes, lease: &Lease, fresh: &[Entry]) -> Result<bool, Failure> {
-        let (records, deadline) = (&lanes.records, lanes.clock.deadline(STEP));
-        let watermark = match self.folded.take() {
-            Some(watermark) => watermark,
-            None => Watermark::load(records, deadline).await?,
+    /// Folds, unless that failed just now. What hinders it does not hold up the order of the log:
+    /// only who wants everything done is told.
+    async fn try_fold(
+        &mut self,
+        lanes: &Lanes,
+        lease: &Lease,
+        found: (&[Entry], u64),
+        pace: Pace,
+    ) -> Result<(), Failure> {
+        let now = lanes.clock.instant();
+        let rests = self.fold_failed.and_then(|failed| failed.until).is_some_and(|until| now < until);
+        if rests && pace == Pace::Gentle {
+            return Ok(());
+        }
+        let Err(failure) = self.fold(lanes, lease, found, pace).await else {
+            self.fold_failed = None;
+            return Ok(());
         };
-        let is_next = fresh.first().is_some_and(|entry| entry.position == watermark.next);
-        let read = if is_next { Vec::new() } else { entries(records, watermark.next, deadline).await? };
-        let entries = if is_next { fresh } else { &read };
-        let Some(last) = entries.last() else {
-            self.folded = Some(watermark);
-            return Ok(false);
-        };
-        let (put, moved) = watermark.put(records, last.position + 1);
+        self.projections = Projections::default();
+        if pace == Pace::Whole {
+            return Err(failure);
+        }
+        // The lease may be lost: the next tick asks for another.
+        if failure.reason == Reason::WriteConflict {
+            self.lease = None;
+        }
+        let wait = self.fold_failed.map_or(AFTER_FAILURE, |failed| failed.wait.saturating_mul(2));
+        let wait = wait.min(AFTER_FOLD_FAILURE);
+        self.fold_failed = Some(FoldFailed { until: now.checked_add(wait), wait });
+        tracing::warn!(
+            error = &failure as &dyn std::error::Error,
+            "last uses, usage and consumers do not follow the audit log"
+        );
+        Ok(())
+    }
+
+    /// Takes in `fresh`, and what stands in the log before it, up to position `end`; writes what
+    /// comes of it, as far as it is time for that.
+    async fn fold(
+        &mut self,
+        lanes: &Lanes,
+        lease: &Lease,
+        (fresh, end): (&[Entry], u64),
+        pace: Pace,
+    ) -> Result<(), Failure> {
+        let (records, deadline) = (&lanes.records, || lanes.clock.deadline(STEP));
+        let began = lanes.clock.instant();
+        loop {
+            let next = self.projections.next(records, deadline()).await?;
+            if next > end {
+                // All that is in order is taken.
+                if let Some(until) = self.sequencer.until() {
+                    self.projections.reached(until);
+                }
+                break;
+            }
+            if fresh.first().is_some_and(|entry| entry.position <= next) {
+                self.projections.take(fresh);
+            } else {
+                let read = entries(records, next, deadline()).await?;
+                if read.is_empty() {
+                    break;
+                }
+                self.projections.take(&read);
+            }
+            if self.projections.is_full() {
+                self.write_projections(lanes, lease).await?;
+            }
+            if pace != Pace::Whole && lanes.clock.instant().saturating_duration_since(began) > CATCH_UP {
+                break;
+            }
+        }
+        if pace != Pace::Gentle || self.projections.is_due(lanes.clock.instant()) {
+            self.write_projections(lanes, lease).await?;
+        }
+        Ok(())
+    }
+
+    async fn write_projections(&mut self, lanes: &Lanes, lease: &Lease) -> Result<(), Failure> {
+        let began = lanes.clock.instant();
+        let deadline = || lanes.clock.deadline(STEP);
         let write = |actions| async move {
-            match lanes.write(actions, deadline).await? {
+            match lanes.write(actions, deadline()).await? {
                 Written::Committed => Ok(()),
                 Written::Conflict { .. } => Err(Reason::WriteConflict.into()),
                 Written::Unknown => Err(Reason::StoreUnavailable.into()),
             }
         };
-        Fold::of(entries).write(records, lease, put, write, deadline).await?;
-        self.folded = Some(moved);
-        Ok(!is_next)
+        self.projections.write(&lanes.records, lease, write, lanes.clock.now(), deadline).await?;
+        let now = lanes.clock.instant();
+        self.projections.rest(now, now.saturating_duration_since(began));
+        Ok(())
     }
+}
+
+/// How eagerly a tick folds the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pace {
+    /// So that it disturbs nobody; the rest is for later ticks.
+    Gentle,
+    /// The same, but what was read is written: nobody comes after.
+    Last,
+    /// Everything that is there.
+    Whole,
 }
 
 /// Seals the chains that earlier boots left open: on an exclusive store they are gone for good.
 async fn seal_past(lanes: &Lanes) -> Result<(), Failure> {
     let deadline = || lanes.clock.deadline(STEP);
-    for chain in open_chains(&lanes.records, deadline()).await? {
-        if chain.boot() == lanes.boot {
-            continue;
+    let mut past = open_chains(&lanes.records, deadline()).await?;
+    past.retain(|chain| chain.boot() != lanes.boot);
+    if past.is_empty() {
+        return Ok(());
+    }
+    let archived = match last_root(&lanes.records, deadline()).await {
+        Ok(root) => root.map(|root| root.open).unwrap_or_default(),
+        // Chains of which nothing is left can't be sealed then; the others are.
+        Err(failure) if failure.reason == Reason::RecordRejected => {
+            tracing::error!("the last root of the archive does not verify");
+            Chains::default()
         }
-        match seal_chain(lanes, &chain).await {
+        Err(failure) => return Err(failure),
+    };
+    for chain in past {
+        match seal_chain(lanes, &chain, &archived).await {
             Ok(()) => {}
             // One broken chain does not hold up the others; verification says what is wrong with it.
             Err(failure) if failure.reason == Reason::RecordRejected => {
@@ -172,7 +286,8 @@ async fn seal_past(lanes: &Lanes) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn seal_chain(lanes: &Lanes, chain: &ChainId) -> Result<(), Failure> {
+/// `archived`: the last batches that have left of the chains that go on.
+async fn seal_chain(lanes: &Lanes, chain: &ChainId, archived: &Chains) -> Result<(), Failure> {
     const ATTEMPTS: usize = 5;
     for _ in 0..ATTEMPTS {
         let deadline = lanes.clock.deadline(STEP);
@@ -181,17 +296,63 @@ async fn seal_chain(lanes: &Lanes, chain: &ChainId) -> Result<(), Failure> {
         if head.sealed.is_some() {
             return Ok(());
         }
-        let Some(last) = find_head(&lanes.records, chain, 0, deadline).await? else {
-            return Err(Reason::RecordRejected.into());
+        let left = archived.get(chain);
+        let last = find_head(&lanes.records, chain, left.map_or(0, |left| left.last), deadline).await?;
+        let (last, hash) = match (last, left) {
+            (Some(last), _) if last.header.kind == BatchKind::Seal => return Ok(()),
+            (Some(last), _) => (last.header.batch, last.header.hash()),
+            (None, Some(left)) => (left.last, left.hash),
+            (None, None) => return Err(Reason::RecordRejected.into()),
         };
-        if last.header.kind == BatchKind::Seal {
-            return Ok(());
-        }
-        let seal = Header::seal(chain.clone(), last.header.batch + 1, last.header.hash());
+        let seal = Header::seal(chain.clone(), last + 1, hash);
         // A late batch of that boot may have come first: then the seal goes behind it.
         if place_seal(lanes, &seal, head.opened, Some(head.revision)).await?.is_none() {
             return Ok(());
         }
     }
     Err(Reason::AuditUnavailable.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        domain::ids::KeyId,
+        repository::{
+            audit::{
+                index::IndexState,
+                testing::{TinyStore, draft, log_on, org, records, soon},
+            },
+            last_used,
+        },
+        store::ItemKey,
+    };
+
+    #[tokio::test]
+    async fn what_hinders_folding_does_not_hold_up_the_order() {
+        let store = Arc::new(TinyStore::default());
+        let log = log_on(&store);
+        let mut tasks = AuditTasks::new(&log);
+        log.append(draft("acme", "orgs/acme/keys/k1"), soon()).await.unwrap();
+        tasks.tick().await.unwrap();
+        let mark = ItemKey::new("PROJ", "usage");
+        let sound = store.tamper(|items| items[&mark].clone());
+        store.tamper(|items| items.get_mut(&mark).unwrap().mac = None);
+        let mut tasks = AuditTasks::new(&log);
+        for position in 3..6 {
+            log.append(draft("acme", "orgs/acme/keys/k2"), soon()).await.unwrap();
+            tasks.paced_tick(Pace::Gentle).await.unwrap();
+            assert_eq!(IndexState::load(&records(&store), soon()).await.unwrap().next, position);
+        }
+        assert_eq!(tasks.fold_failed.unwrap().wait, AFTER_FAILURE, "it is not tried again at once");
+        // Who asks for all of it is told.
+        assert_eq!(tasks.tick().await.unwrap_err().reason, Reason::RecordRejected);
+
+        store.tamper(|items| items.insert(mark, sound));
+        tasks.paced_tick(Pace::Last).await.unwrap();
+        let keys = [KeyId::parse("key", "k2").unwrap()];
+        let used = last_used::keys(&records(&store), &org("acme"), &keys, soon()).await.unwrap();
+        assert!(used[0].is_some());
+        assert!(tasks.fold_failed.is_none());
+    }
 }

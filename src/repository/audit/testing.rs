@@ -21,8 +21,8 @@ use crate::{
     },
     repository::records::Records,
     store::{
-        Action, Condition, Item, ItemKey, ItemStore, NewItem, Order, Page, Query, SortRange, StoreError, WriteId,
-        Written,
+        Action, Condition, Item, ItemKey, ItemStore, NewItem, Order, Page, Query, SharedItem, SortRange, StoreError,
+        WriteId, Written,
     },
 };
 
@@ -49,6 +49,8 @@ pub(crate) struct TinyStore {
     faults: Mutex<VecDeque<Option<Fault>>>,
     late: Mutex<Vec<Vec<Action>>>,
     is_down: AtomicBool,
+    /// After so many reads, what others have made of the items meanwhile.
+    meanwhile: Mutex<Option<(usize, BTreeMap<ItemKey, Item>)>>,
     pub(crate) writes: AtomicUsize,
 }
 
@@ -61,8 +63,23 @@ impl TinyStore {
         let good = std::iter::repeat_n(None, writes);
         self.faults.lock().unwrap().extend(good.chain([Some(fault)]));
     }
+    /// Forgets faults that have befallen nothing yet.
+    pub(crate) fn heal(&self) {
+        self.faults.lock().unwrap().clear();
+    }
     pub(crate) fn set_down(&self, is_down: bool) {
         self.is_down.store(is_down, Ordering::SeqCst);
+    }
+    /// Lets others change all items before the next read but `reads`.
+    pub(crate) fn change_after(&self, reads: usize, items: BTreeMap<ItemKey, Item>) {
+        *self.meanwhile.lock().unwrap() = Some((reads, items));
+    }
+    fn read(&self) {
+        let mut meanwhile = self.meanwhile.lock().unwrap();
+        match meanwhile.take() {
+            Some((0, items)) => *self.items.lock().unwrap() = items,
+            later => *meanwhile = later.map(|(reads, items)| (reads - 1, items)),
+        }
     }
     /// What a database writer does: past every condition.
     pub(crate) fn tamper<T>(&self, with: impl FnOnce(&mut BTreeMap<ItemKey, Item>) -> T) -> T {
@@ -101,17 +118,23 @@ impl TinyStore {
 }
 
 impl ItemStore for TinyStore {
-    fn get<'a>(&'a self, keys: &'a [ItemKey], _: Deadline) -> PortFuture<'a, Result<Vec<Option<Item>>, StoreError>> {
+    fn get<'a>(
+        &'a self,
+        keys: &'a [ItemKey],
+        _: Deadline,
+    ) -> PortFuture<'a, Result<Vec<Option<SharedItem>>, StoreError>> {
         Box::pin(async move {
             self.check()?;
+            self.read();
             assert!(keys.len() <= 100);
             let items = self.items.lock().unwrap();
-            Ok(keys.iter().map(|key| items.get(key).cloned()).collect())
+            Ok(keys.iter().map(|key| items.get(key).cloned().map(SharedItem::from)).collect())
         })
     }
     fn query(&self, query: Query, _: Deadline) -> PortFuture<'_, Result<Page, StoreError>> {
         Box::pin(async move {
             self.check()?;
+            self.read();
             let items = self.items.lock().unwrap();
             let fits = |sort: &str| match &query.range {
                 SortRange::All => true,

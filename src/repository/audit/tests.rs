@@ -7,8 +7,8 @@ use std::{
 };
 
 use super::{
-    AuditLog, AuditSettings, Commit,
-    batch::{Batch, BatchKind, ChainId, Header, LaneKind, batch_item, batch_key, place},
+    APPEND_RECORDS_MAX, AuditLog, AuditSettings, Commit,
+    batch::{BATCH_BYTES_MAX, Batch, BatchKind, ChainId, Header, LaneKind, batch_item, batch_key, place},
     heads::Head,
     reader,
     testing::{Fault, TinyStore, draft, log_on, records, soon},
@@ -16,7 +16,10 @@ use super::{
     writer::{Appended, ChainWriter},
 };
 use crate::{
-    domain::{audit::Receipt, error::Reason},
+    domain::{
+        audit::{AuditDraft, Receipt},
+        error::Reason,
+    },
     repository::records::Expected,
     store::{Action, Condition, ItemKey, NewItem, Value},
 };
@@ -85,6 +88,57 @@ async fn many_writers_get_distinct_receipts_and_one_sound_chain() {
     assert_chained(&batches);
     assert_eq!(batches.iter().map(|batch| batch.records.len()).sum::<usize>(), 64 * 16);
     assert!(batches.len() < 64 * 16, "records share batches");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn records_that_belong_together_share_a_batch_whatever_else_is_written() {
+    let store = Arc::new(TinyStore::default());
+    let log = log_on(&store);
+    let long = |name: String| AuditDraft { purpose: "p".repeat(2_000), ..draft("acme", &name) };
+    let mut tasks = tokio::task::JoinSet::new();
+    for task in 0..24 {
+        let log = log.clone();
+        tasks.spawn(async move {
+            if task % 2 == 0 {
+                return vec![log.append(draft("acme", &format!("one-{task}")), soon()).await.unwrap()];
+            }
+            // Two of them do not fit into one batch.
+            let drafts: Vec<_> = (0..APPEND_RECORDS_MAX).map(|n| long(format!("many-{task}-{n}"))).collect();
+            log.append_all(drafts, soon()).await.unwrap()
+        });
+    }
+    let receipts = tasks.join_all().await;
+    for together in &receipts {
+        let (first, index) = place(together[0].sequence);
+        let expected: Vec<_> = (index..index + together.len()).map(|index| (first, index)).collect();
+        assert_eq!(together.iter().map(|receipt| place(receipt.sequence)).collect::<Vec<_>>(), expected);
+        for receipt in together {
+            assert_found(&store, receipt).await;
+        }
+    }
+    let batches = all_batches(&store, &receipts[0][0].chain).await;
+    assert_chained(&batches);
+    let sizes = batches.iter().map(|batch| batch.records.iter().map(Vec::len).sum::<usize>());
+    assert!(sizes.max().unwrap() <= BATCH_BYTES_MAX);
+    assert_eq!(batches.iter().map(|batch| batch.records.len()).sum::<usize>(), 12 + 12 * APPEND_RECORDS_MAX);
+    log.close().await;
+}
+
+#[tokio::test]
+async fn records_that_belong_together_are_written_or_refused_together() {
+    let store = Arc::new(TinyStore::default());
+    let log = log_on(&store);
+    assert_eq!(log.append_all(Vec::new(), soon()).await.unwrap(), []);
+    let drafts = |count| vec![draft("acme", "a"); count];
+    let refused = log.append_all(drafts(APPEND_RECORDS_MAX + 1), soon()).await.unwrap_err();
+    assert_eq!(refused.reason, Reason::Internal);
+    store.set_down(true);
+    assert_eq!(log.append_all(drafts(3), soon()).await.unwrap_err().reason, Reason::AuditUnavailable);
+    store.set_down(false);
+    let receipts = log.append_all(drafts(3), soon()).await.unwrap();
+    assert_eq!(receipts.len(), 3);
+    log.close().await;
+    assert_eq!(log.append_all(drafts(3), soon()).await.unwrap_err().reason, Reason::AuditUnavailable);
 }
 
 #[tokio::test]

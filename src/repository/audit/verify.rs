@@ -1,9 +1,11 @@
-//! Recomputes the whole log: every MAC, leaf, root, header and seal, in the log's order, and then
-//! the chains' ends that are not in order yet. Stops at the first break.
+//! Recomputes the whole log: the roots of what has left for the archive, then every MAC, leaf, root,
+//! header and seal of what is left, in the log's order, and then the chains' ends that are not in
+//! order yet. Stops at the first break.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{
+    archive::{self, ArchiveState, format::Chains},
     batch::{Batch, BatchKind, ChainId, batch_key, sequence},
     heads::Head,
     log::{self, LogRow, LogState, read_position, run_key},
@@ -57,10 +59,24 @@ struct ChainState {
 
 #[derive(Debug)]
 enum Phase {
+    /// Nothing is known yet.
+    Beginning,
+    /// The roots of the archive.
+    Roots(Roots),
     /// In the log's order, from this position on.
     Order(u64),
     /// The chains' ends, from this row of `A#HEADS` on.
     Ends(Option<String>),
+}
+
+/// How far the roots have been followed.
+#[derive(Debug, Default)]
+struct Roots {
+    /// The first position of the last one.
+    after: Option<u64>,
+    last: u64,
+    records: u64,
+    digest: Hash,
 }
 
 /// A verification of the log as it is when it begins.
@@ -72,9 +88,15 @@ pub struct Verifier {
     pub checked: u64,
     /// Records that are known to be there.
     pub total: u64,
+    /// The first position that is checked: what is before has left for the archive.
+    pub first: u64,
+    /// Records that have left.
+    pub archived: u64,
     end: u64,
     phase: Phase,
     chains: BTreeMap<ChainId, ChainState>,
+    /// Chains that ended in the last file of the archive: their rows may still be there.
+    ended: Chains,
     announced: usize,
 }
 
@@ -107,17 +129,32 @@ impl Verifier {
     /// Begins.
     #[must_use]
     pub fn new(records: Records, clock: Arc<dyn Clock>) -> Self {
-        let phase = Phase::Order(0);
-        Self { records, clock, checked: 0, total: 0, end: 0, phase, chains: BTreeMap::new(), announced: 0 }
+        Self {
+            records,
+            clock,
+            checked: 0,
+            total: 0,
+            first: 1,
+            archived: 0,
+            end: 0,
+            phase: Phase::Beginning,
+            chains: BTreeMap::new(),
+            ended: Chains::new(),
+            announced: 0,
+        }
     }
 
-    /// Checks some more.
+    /// Checks some more. When some of the log has left meanwhile, it may begin again.
     ///
     /// # Errors
     /// STORE_UNAVAILABLE: nothing is known then.
     pub async fn step(&mut self) -> Result<Step, Failure> {
         let ended = match &mut self.phase {
-            Phase::Order(0) => self.begin().await,
+            Phase::Beginning => self.begin().await,
+            Phase::Roots(roots) => {
+                let roots = std::mem::take(roots);
+                self.check_roots(roots).await
+            }
             Phase::Order(next) => {
                 let next = *next;
                 self.check_row(next).await
@@ -130,7 +167,7 @@ impl Verifier {
         match ended {
             Ok(true) => Ok(Step::Intact),
             Ok(false) => Ok(Step::Going),
-            Err(Stop::Broken(at)) => Ok(Step::Broken(at)),
+            Err(Stop::Broken(at)) => self.unless_it_left(at).await,
             Err(Stop::Failed(failure)) => Err(failure),
         }
     }
@@ -140,10 +177,61 @@ impl Verifier {
     }
 
     async fn begin(&mut self) -> Result<bool, Stop> {
+        let archive = ArchiveState::load(&self.records, self.deadline()).await;
+        let archive = archive.map_err(or_broken("the record of how much has left for the archive does not verify"))?;
         let state = LogState::load(&self.records, self.deadline()).await;
         let state = state.map_err(or_broken("the record of how far the order goes does not verify"))?;
-        (self.end, self.total, self.phase) = (state.next, state.records, Phase::Order(1));
+        (self.first, self.archived) = (archive.floor, archive.records);
+        if state.next < archive.floor || state.records < archive.records {
+            return Err(order_broken("more has left for the archive than was ever put in order"));
+        }
+        (self.end, self.total) = (state.next, state.records - archive.records);
+        self.phase = Phase::Roots(Roots::default());
         Ok(false)
+    }
+
+    /// Checks that the roots lead from position 1 to what is left, and takes over how the chains
+    /// stand after the last.
+    async fn check_roots(&mut self, mut at: Roots) -> Result<bool, Stop> {
+        let roots = archive::roots(&self.records, at.after, self.deadline()).await;
+        let roots = roots.map_err(or_broken("a root of the archive does not verify"))?;
+        let is_end = roots.is_empty();
+        for root in roots {
+            let found = &root.summary;
+            if found.first != at.last + 1 || found.last < found.first || found.previous != at.digest {
+                return Err(order_broken("a root of the archive is missing"));
+            }
+            let records = at.records + found.records;
+            at = Roots { after: Some(found.first), last: found.last, records, digest: found.digest };
+            let state = |end: archive::format::ChainEnd| ChainState {
+                last: end.last,
+                previous: end.hash,
+                is_sealed: end.is_sealed,
+            };
+            self.chains = root.open.into_iter().map(|(chain, end)| (chain, state(end))).collect();
+            self.ended = root.ended;
+        }
+        if !is_end {
+            self.phase = Phase::Roots(at);
+            return Ok(false);
+        }
+        if at.last + 1 != self.first || at.records != self.archived {
+            return Err(order_broken("a root of the archive is missing"));
+        }
+        self.phase = Phase::Order(self.first);
+        Ok(false)
+    }
+
+    /// Begins again when the floor has moved: what seemed broken may have left.
+    async fn unless_it_left(&mut self, at: Break) -> Result<Step, Failure> {
+        match ArchiveState::load(&self.records, self.deadline()).await {
+            Ok(archive) if archive.floor > self.first => {
+                *self = Self::new(self.records.clone(), Arc::clone(&self.clock));
+                Ok(Step::Going)
+            }
+            Err(failure) if failure.reason != Reason::RecordRejected => Err(failure),
+            _ => Ok(Step::Broken(at)),
+        }
     }
 
     async fn check_row(&mut self, next: u64) -> Result<bool, Stop> {
@@ -243,7 +331,12 @@ impl Verifier {
     /// Checks what of a chain is not in order yet, and its seal.
     async fn check_end(&mut self, head: Head) -> Result<(), Stop> {
         let Head { chain, sealed, .. } = head;
-        self.chains.entry(chain.clone()).or_default();
+        let before = self.ended.get(&chain).map(|end| ChainState {
+            last: end.last,
+            previous: end.hash,
+            is_sealed: end.is_sealed,
+        });
+        self.chains.entry(chain.clone()).or_insert_with(|| before.unwrap_or_default());
         let mut beyond = 0;
         loop {
             let last = self.chains.get(&chain).map_or(0, |state| state.last);

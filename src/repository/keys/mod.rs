@@ -4,6 +4,8 @@
 //! compares version names never takes the next key of that name for it. What is sealed is never
 //! opened here.
 
+use std::sync::Arc;
+
 use crate::{
     domain::{
         clock::Deadline,
@@ -12,11 +14,12 @@ use crate::{
         key::{KeyRecord, Version},
     },
     repository::{
+        consumers,
         fields::{self, Builder, Fields},
         last_used,
         records::{Expected, Records, Verified},
     },
-    store::{Action, Condition, Item, ItemKey, NewItem, Order, Query, SortRange},
+    store::{Action, Condition, Item, ItemKey, NewItem, Order, Query, SharedItem, SortRange},
 };
 
 mod codec;
@@ -81,6 +84,17 @@ pub fn version_key(org: &OrgId, key: &KeyId, number: u32) -> ItemKey {
 pub fn open(records: &Records, org: &OrgId, key: &KeyId, item: Item) -> Result<StoredKey, Failure> {
     let item = expect(records, item, &meta_key(org, key))?;
     codec::key(KeyName { org: org.clone(), id: key.clone() }, item)
+}
+
+/// [`open`], verified and decoded once for all readers that share `item`.
+///
+/// # Errors
+/// RECORD_REJECTED.
+pub fn open_shared(records: &Records, org: &OrgId, key: &KeyId, item: &SharedItem) -> Result<Arc<StoredKey>, Failure> {
+    if item.key != meta_key(org, key) {
+        return Err(fields::rejected("key"));
+    }
+    records.decoded(item, |verified| codec::key(KeyName { org: org.clone(), id: key.clone() }, verified))
 }
 
 /// The version in `item`, which was read for version `number` of `record`'s key.
@@ -160,7 +174,7 @@ pub fn take_left(name: &KeyName, left: Left) -> Action {
 pub fn delete(records: &Records, record: &KeyRecord) -> Vec<Action> {
     let name = &record.name;
     let mut actions = vec![Action::Delete(meta_key(&name.org, &name.id), Condition::Revision(record.revision))];
-    actions.extend([listing::delete(record), last_used::delete_key(name)]);
+    actions.extend([listing::delete(record), last_used::delete_key(name), consumers::delete(record)]);
     actions.extend(lookup::delete_routes(record));
     if record.last_version > 0 {
         let left = Builder::new().int("last_version", record.last_version).build();

@@ -22,7 +22,7 @@ impl crate::store::ItemStore for NoStore {
         &'a self,
         _: &'a [ItemKey],
         _: Deadline,
-    ) -> crate::domain::PortFuture<'a, Result<Vec<Option<Item>>, StoreError>> {
+    ) -> crate::domain::PortFuture<'a, Result<Vec<Option<SharedItem>>, StoreError>> {
         unreachable!()
     }
     fn query(&self, _: Query, _: Deadline) -> crate::domain::PortFuture<'_, Result<Page, StoreError>> {
@@ -46,7 +46,7 @@ impl crate::store::ItemStore for NoStore {
 
 fn records() -> Records {
     let key = || MacKey::new(&SecretKey::new([7; 32]));
-    Records::new(std::sync::Arc::new(NoStore), std::sync::Arc::new(MacRing::new(("k".to_owned(), key()), [])))
+    Records::new(Arc::new(NoStore), Arc::new(MacRing::new(("k".to_owned(), key()), [])))
 }
 
 fn at(seconds: i64) -> Timestamp {

@@ -9,6 +9,7 @@ use crate::{
         ids::OrgId,
     },
     repository::audit::{
+        archive::ArchiveState,
         batch::{ChainId, place, sequence},
         index::{self, IndexRow},
         reader::{self, Unindexed},
@@ -76,7 +77,8 @@ pub(super) async fn page(
             Place { ends, day: None, position: snapshot.position, below: None }
         }
     };
-    let mut walk = Walk { source, wanted, events: Vec::new(), looks: 0, looks_max: LOOKS_MAX + at.ends.len() };
+    let floor = ArchiveState::load(&source.records, wanted.deadline).await?.floor;
+    let mut walk = Walk { source, wanted, floor, events: Vec::new(), looks: 0, looks_max: LOOKS_MAX + at.ends.len() };
     let next = match walk.ends(at).await? {
         Walked::All(place) => walk.index(place).await?,
         Walked::Until(place) => Some(place),
@@ -92,6 +94,8 @@ enum Walked {
 struct Walk<'a> {
     source: &'a Source,
     wanted: &'a Wanted<'a>,
+    /// What is below has left for the archive, though some of it may not be deleted yet.
+    floor: u64,
     events: Vec<Event>,
     looks: usize,
     looks_max: usize,
@@ -122,7 +126,7 @@ impl Walk<'_> {
             // Only when each has its newest event in hand is it known which one is the newest.
             for end in &mut ends {
                 while end.is_wanting() && !self.is_tired() {
-                    end.load(self.source, self.wanted).await?;
+                    end.load(self.source, self.wanted, at.position).await?;
                     self.looks += 1;
                 }
             }
@@ -180,11 +184,21 @@ impl Walk<'_> {
         let records = &self.source.records;
         loop {
             let after = Some(at.position.saturating_add(1));
-            let (rows, is_more) =
+            let (mut rows, is_more) =
                 index::rows(records, org, day, Order::Descending, after, ROWS_AT_ONCE, *deadline).await?;
+            let read = rows.len();
+            rows.retain(|row| row.position >= self.floor);
+            let is_more = is_more && rows.len() == read;
             self.looks += rows.len();
             let places: Vec<_> = rows.iter().map(|row| (row.chain.clone(), row.batch)).collect();
             let batches = reader::batches(records, &places, *deadline).await?;
+            if batches.iter().any(Option::is_none) {
+                // It may just have left.
+                self.floor = ArchiveState::load(records, *deadline).await?.floor;
+                let missing = rows.iter().zip(&batches).filter(|(_, batch)| batch.is_none()).map(|(row, _)| row);
+                let missing = missing.filter(|row| row.position >= self.floor);
+                missing.for_each(|row| reader::left_out(&row.chain, row.batch));
+            }
             for (row, batch) in rows.iter().zip(&batches) {
                 let below = at.below.filter(|_| row.position == at.position);
                 for (batch, index) in batch.iter().flat_map(|batch| left_of(row, below).map(move |it| (batch, it))) {
@@ -233,11 +247,16 @@ impl Backwards {
     fn is_wanting(&self) -> bool {
         self.loaded.is_empty() && self.from < self.below
     }
-    /// Reads the next batch back.
-    async fn load(&mut self, source: &Source, wanted: &Wanted<'_>) -> Result<(), Failure> {
+    /// Reads the next batch back. `indexed`: the position up to which the index went.
+    async fn load(&mut self, source: &Source, wanted: &Wanted<'_>, indexed: u64) -> Result<(), Failure> {
         let (number, last) = place(self.below.saturating_sub(1));
         let places = [(self.chain.clone(), number)];
-        for batch in reader::batches(&source.records, &places, wanted.deadline).await?.into_iter().flatten() {
+        let batch = reader::batches(&source.records, &places, wanted.deadline).await?.into_iter().next().flatten();
+        // It stands behind what was indexed: it may have left only once all of that has.
+        if batch.is_none() && ArchiveState::load(&source.records, wanted.deadline).await?.floor <= indexed + 1 {
+            reader::left_out(&self.chain, number);
+        }
+        if let Some(batch) = batch {
             let indexes = 0..batch.records.len().min(last + 1);
             self.loaded.extend(indexes.filter_map(|index| Event::of(wanted.org, &batch, index, 0)));
         }

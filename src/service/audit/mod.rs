@@ -8,7 +8,12 @@ use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::{Parts, call::Call, page_token::PageScope, session::Access};
+use super::{
+    Parts,
+    call::Call,
+    page_token::PageScope,
+    session::{Access, REOPEN_EVERY},
+};
 use crate::{
     authz::permit::Permit,
     domain::{
@@ -21,6 +26,7 @@ use crate::{
     repository::{
         audit::{
             AuditLog,
+            archive::ArchiveState,
             batch::ChainId,
             reader,
             verify::{Step, Verifier},
@@ -31,6 +37,7 @@ use crate::{
 
 mod filter;
 mod list;
+pub mod retention;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -104,6 +111,10 @@ pub struct Verification {
     pub bad_sequence: u64,
     /// What is wrong there.
     pub problem: String,
+    /// The first position that is checked record by record; before it, the roots of the archive are.
+    pub first_position: u64,
+    /// Records that have left for the archive.
+    pub archived: u64,
 }
 
 /// A stream that a task of the server fills.
@@ -111,8 +122,6 @@ pub type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Failure>> + Send>>;
 
 /// What a slow reader may be behind: then the server waits for him. He is never skipped.
 const BUFFERED: usize = 16;
-/// How long opening a session again may take.
-const REOPEN_WITHIN: Duration = Duration::from_millis(2_500);
 
 /// The log as the readers need it.
 #[derive(Clone, Debug)]
@@ -145,7 +154,7 @@ impl AuditReader {
     pub fn new(parts: Parts) -> Self {
         let Parts { records, audit, clock, .. } = &parts;
         let source = Source { records: records.clone(), audit: audit.clone(), clock: Arc::clone(clock) };
-        let rhythm = Rhythm { reopen: Duration::from_secs(2), heartbeat: Duration::from_secs(5) };
+        let rhythm = Rhythm { reopen: REOPEN_EVERY, heartbeat: Duration::from_secs(5) };
         Self { parts, source, rhythm }
     }
 
@@ -201,7 +210,8 @@ impl AuditReader {
 
     /// Events, oldest first, from the query's token, else from its filter's start. Without
     /// `follow` it ends at the present end; with it, it stays open until its session no longer
-    /// opens, or its token ends. A slow reader slows the stream down; nothing is left out.
+    /// opens, or its token ends. A slow reader slows the stream down; nothing is left out: when
+    /// events behind his place have left for the archive, the stream ends with EVENTS_ARCHIVED.
     ///
     /// # Errors
     /// As [`Self::list`].
@@ -209,7 +219,10 @@ impl AuditReader {
         let org = own_parent(&call, &query.parent)?;
         let permit = self.admit(&call, Scope::AuditRead).await?;
         let cursor = match query.token.as_str() {
-            "" => stream::Cursor::from_start(query.filter.start),
+            "" => {
+                let floor = ArchiveState::load(&self.source.records, call.deadline).await?.floor;
+                stream::Cursor::from_start(query.filter.start, floor)
+            }
             token => {
                 let place = self.parts.pages.open(&page_scope(&permit, &call, &query), "resume_token", token)?;
                 let refused = || Failure::from(Reason::InvalidPageToken);
@@ -255,11 +268,11 @@ impl AuditReader {
         R: Future<Output = Result<(), Failure>> + Send + 'static,
     {
         let (answers, answered) = mpsc::channel(BUFFERED);
-        let (pump, reader) = (pump(answers.clone()), self.clone());
+        let (pump, sessions, reopen) = (pump(answers.clone()), self.parts.sessions.clone(), self.rhythm.reopen);
         tokio::spawn(async move {
             let ended = tokio::select! {
                 ended = pump => ended,
-                failure = reader.session_ends(call, scope, ends) => Err(failure),
+                failure = sessions.closed(call, Access::Collection(scope), ends, reopen) => Err(failure),
                 () = answers.closed() => return,
             };
             if let Err(failure) = ended {
@@ -267,22 +280,6 @@ impl AuditReader {
             }
         });
         Box::pin(ReceiverStream::new(answered))
-    }
-
-    /// Why the session no longer opens, once it does not.
-    async fn session_ends(&self, mut call: Call, scope: Scope, mut ends: Timestamp) -> Failure {
-        let clock = &self.source.clock;
-        loop {
-            tokio::time::sleep(self.rhythm.reopen.min(ends.since(clock.now()))).await;
-            if ends <= clock.now() {
-                return Reason::TokenExpired.into();
-            }
-            call.deadline = clock.deadline(REOPEN_WITHIN);
-            match self.admit(&call, scope).await {
-                Ok(permit) => ends = permit.ends(),
-                Err(failure) => return failure,
-            }
-        }
     }
 }
 
@@ -292,7 +289,13 @@ async fn run_verification(
 ) -> Result<(), Failure> {
     loop {
         let step = verifier.step().await?;
-        let mut answer = Verification { checked: verifier.checked, total: verifier.total, ..Verification::default() };
+        let mut answer = Verification {
+            checked: verifier.checked,
+            total: verifier.total,
+            first_position: verifier.first,
+            archived: verifier.archived,
+            ..Verification::default()
+        };
         match step {
             Step::Going => {}
             Step::Intact => (answer.is_complete, answer.is_intact) = (true, true),

@@ -13,6 +13,7 @@ use crate::{
         ids::OrgId,
     },
     repository::audit::{
+        archive::ArchiveState,
         index::{self, IndexState},
         reader::{self, Snapshot, Unindexed},
     },
@@ -45,9 +46,10 @@ pub(super) struct Cursor {
 impl Cursor {
     /// Before the first event that can be of `start` or later. A record is indexed after it was
     /// made, and the clocks of two servers may differ by less than a day.
-    pub(super) fn from_start(start: Option<Timestamp>) -> Self {
+    /// What is below `floor` has left for the archive.
+    pub(super) fn from_start(start: Option<Timestamp>, floor: u64) -> Self {
         let day = start.map_or(0, |start| u64::try_from(start.day()).unwrap_or_default());
-        Self { day: day.saturating_sub(1), position: 0, record: 0 }
+        Self { day: day.saturating_sub(1), position: floor, record: 0 }
     }
 }
 
@@ -73,7 +75,7 @@ impl<S: Fn(&Cursor) -> Result<String, Failure> + Send + Sync> Pump<'_, S> {
     /// Runs until everything of `end` has been sent; None: for ever.
     ///
     /// # Errors
-    /// STORE_UNAVAILABLE, RECORD_REJECTED.
+    /// EVENTS_ARCHIVED when events behind `at` have left; STORE_UNAVAILABLE, RECORD_REJECTED.
     pub(super) async fn run(&self, mut at: Cursor, end: Option<&Snapshot>) -> Result<(), Failure> {
         let mut indexed = self.source.audit.indexed();
         let give_up = self.source.clock.deadline(PATIENCE);
@@ -88,6 +90,10 @@ impl<S: Fn(&Cursor) -> Result<String, Failure> + Send + Sync> Pump<'_, S> {
             let until = IndexState::load(&self.source.records, self.deadline()).await?.next;
             if self.send_until(&mut at, until).await? {
                 heartbeat.as_mut().set(sleep(self.heartbeat));
+            }
+            // Everything before has been looked at: a token of a quiet organization moves on, too.
+            if at.position < until {
+                (at.position, at.record) = (until, 0);
             }
             if is_last {
                 return Ok(());
@@ -130,6 +136,7 @@ impl<S: Fn(&Cursor) -> Result<String, Failure> + Send + Sync> Pump<'_, S> {
     async fn send_until(&self, at: &mut Cursor, until: u64) -> Result<bool, Failure> {
         let records = &self.source.records;
         let mut has_sent = false;
+        self.check_floor(at).await?;
         loop {
             let from = Some(at.day);
             let days = index::days(records, self.org, Order::Ascending, from, 2, self.deadline()).await?;
@@ -157,10 +164,15 @@ impl<S: Fn(&Cursor) -> Result<String, Failure> + Send + Sync> Pump<'_, S> {
             let rows: Vec<_> = rows.into_iter().take_while(|row| row.position < until).collect();
             let places: Vec<_> = rows.iter().map(|row| (row.chain.clone(), row.batch)).collect();
             let batches = reader::batches(records, &places, self.deadline()).await?;
+            // After the reads: what was there then was not leaving.
+            self.check_floor(at).await?;
             for (row, batch) in rows.iter().zip(&batches) {
                 let first = if row.position == at.position { at.record } else { 0 };
                 for index in row.records.iter().copied().filter(|index| u32::from(*index) >= first) {
-                    let Some(batch) = batch else { break };
+                    let Some(batch) = batch else {
+                        reader::left_out(&row.chain, row.batch);
+                        break;
+                    };
                     (at.position, at.record) = (row.position, u32::from(index) + 1);
                     let Some(event) = Event::of(org, batch, index.into(), row.position) else { continue };
                     if (self.sees)(&event) {
@@ -177,10 +189,26 @@ impl<S: Fn(&Cursor) -> Result<String, Failure> + Send + Sync> Pump<'_, S> {
         }
     }
 
+    /// Whether everything from `at` on is still there: nothing is left out unsaid.
+    async fn check_floor(&self, at: &Cursor) -> Result<(), Failure> {
+        let archive = ArchiveState::load(&self.source.records, self.deadline()).await?;
+        if archive.floor <= at.position {
+            return Ok(());
+        }
+        Err(archived(&archive))
+    }
+
     async fn send(&self, item: StreamItem, at: &Cursor) -> Result<(), Failure> {
         let resume_token = (self.seal)(at)?;
         let sent = self.answers.send(Ok(Streamed { item, resume_token })).await;
         // Nobody reads: the task that runs this ends with its stream.
         sent.map_err(|_| Reason::Internal.into())
     }
+}
+
+/// EVENTS_ARCHIVED, and up to when.
+fn archived(archive: &ArchiveState) -> Failure {
+    let seconds = archive.until.unwrap_or_default().seconds();
+    let until = prost_types::Timestamp { seconds, nanos: 0 };
+    Failure::new(Reason::EventsArchived).with("archived_until", until.to_string())
 }

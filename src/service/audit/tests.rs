@@ -150,7 +150,7 @@ impl World {
         };
         Call {
             method: methods::find(method).unwrap(),
-            claims: Some(claims),
+            claims: Some(claims.into()),
             peer: Peer { certificate: Arc::new(certificate), address: IpAddr::V4(Ipv4Addr::LOCALHOST) },
             user_agent: String::new(),
             trace_id: String::new(),

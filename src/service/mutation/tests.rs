@@ -111,7 +111,7 @@ fn call(method: &str, subject: Option<&str>, content: u8) -> Call {
     let certificate = ClientCertificate { identities: vec![], sha256: [9; 32], not_after: Timestamp::default() };
     Call {
         method: methods::find(method).unwrap(),
-        claims,
+        claims: claims.map(Arc::new),
         peer: Peer { certificate: Arc::new(certificate), address: IpAddr::V4(Ipv4Addr::LOCALHOST) },
         user_agent: String::new(),
         trace_id: String::new(),

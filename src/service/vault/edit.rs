@@ -272,7 +272,7 @@ pub(super) fn draft(call: &Call, record: &KeyRecord, version: Option<u32>) -> Au
 
 /// What the audit log says of a key.
 pub(super) fn details(record: &KeyRecord, version: Option<u32>) -> BTreeMap<&'static str, String> {
-    let mut details = BTreeMap::from([("provider", record.provider.to_string())]);
+    let mut details = BTreeMap::from([("provider", record.provider.to_string()), ("uid", record.uid.to_string())]);
     details.extend(record.environment.as_ref().map(Environment::to_string).map(|text| ("environment", text)));
     details.extend(version.map(|number| ("version", number.to_string())));
     details

@@ -22,8 +22,10 @@ use crate::{
     store::Item,
 };
 
+mod batch;
 mod create;
 mod edit;
+mod import;
 mod lifecycle;
 mod list;
 pub mod purge;
@@ -31,7 +33,9 @@ mod read;
 mod retrieve;
 mod rotate;
 
+pub use batch::{BatchRetrieve, NAMES_MAX};
 pub use create::CreateKey;
+pub use import::Imported;
 pub use lifecycle::KeyUpdate;
 pub use list::{KeyFilter, ListKeys, Listed};
 pub use read::{ListVersions, ListedVersions};
@@ -114,12 +118,7 @@ impl Vault {
 
     /// The key in `item`, if the permit covers it; else the answer is that of absence.
     fn covered(&self, permit: &Permit, name: &KeyName, item: Option<Item>) -> Result<Option<StoredKey>, Failure> {
-        let Some(item) = item else { return Ok(None) };
-        let stored = keys::open(&self.parts.records, permit.org(), &name.id, item)?;
-        let record = &stored.record;
-        let is_there = !record.is_purged(self.parts.clock.now());
-        let is_covered = permit.covers(&record.full_name(), record.environment.as_ref(), &record.labels);
-        Ok((is_there && is_covered).then_some(stored))
+        covered(&self.parts, permit, name, item)
     }
 
     /// `record` as the caller may see it, with its last use where that is known.
@@ -150,6 +149,24 @@ impl Vault {
     fn destroyed(&self, time: Timestamp) -> Destroyed {
         Destroyed { time, irrecoverable: time.plus(self.settings.backup_retention) }
     }
+}
+
+/// The key in `item`, if it is there for who has this permit.
+pub(super) fn covered(
+    parts: &Parts,
+    permit: &Permit,
+    name: &KeyName,
+    item: Option<Item>,
+) -> Result<Option<StoredKey>, Failure> {
+    let Some(item) = item else { return Ok(None) };
+    let stored = keys::open(&parts.records, permit.org(), &name.id, item)?;
+    Ok(is_seen(parts, permit, &stored.record).then_some(stored))
+}
+
+/// Whether there is still such a key for who has this permit.
+fn is_seen(parts: &Parts, permit: &Permit, record: &KeyRecord) -> bool {
+    !record.is_purged(parts.clock.now())
+        && permit.covers(&record.full_name(), record.environment.as_ref(), &record.labels)
 }
 
 /// The first of the items that a session read.

@@ -17,7 +17,7 @@ use crate::{
     store::{Action, Condition, WriteId, Written},
 };
 
-/// How many versions leave in one transaction: two items each, beside at most 39 others.
+/// How many versions leave in one transaction: two items each, beside at most 40 others.
 pub(super) const VERSIONS_AT_ONCE: usize = 25;
 
 /// How often a purge begins anew because somebody else wrote, or because the fence did not hold.

@@ -1,7 +1,7 @@
 //! RetrieveKey: one read, then the audit record and the KMS at once; a value leaves only when both
 //! succeeded.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::{Vault, absent, create::seal_context, edit::details};
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
         audit::{Action, AuditDraft, Outcome, Receipt},
         clock::Timestamp,
         error::{Failure, Reason},
-        ids::{VersionName, VersionSelector},
+        ids::{KeyName, VersionName, VersionSelector},
         key::{AuthScheme, KeyKind, KeyRecord, Stage, Version, input},
         scope::Scope,
         secret::ProviderKey,
@@ -24,7 +24,7 @@ use crate::{
         tokens::{self, Uses},
     },
     service::{call::Call, session::Access},
-    store::Item,
+    store::{Item, ItemKey, SharedItem},
 };
 
 /// A value is asked for.
@@ -61,10 +61,27 @@ pub struct Retrieved {
     pub receipt: Receipt,
 }
 
-/// A version that may be handed out, and its sealed value.
-struct Chosen {
-    version: Version,
-    sealed: Vec<u8>,
+/// A version that may be handed out: the CURRENT one as it stands in the key's record, or another
+/// with its own sealed value.
+pub(super) struct Chosen {
+    stored: Arc<StoredKey>,
+    pub(super) number: u32,
+    other: Option<(Version, Vec<u8>)>,
+}
+
+impl Chosen {
+    pub(super) fn record(&self) -> &KeyRecord {
+        &self.stored.record
+    }
+    fn parts(&self) -> Result<(&Version, &[u8]), Failure> {
+        match &self.other {
+            Some((version, sealed)) => Ok((version, sealed)),
+            None => {
+                let current = self.stored.record.current().ok_or(Reason::NoCurrentVersion)?;
+                Ok((current, self.stored.sealed.as_deref().ok_or_else(|| rejected("sealed"))?))
+            }
+        }
+    }
 }
 
 impl Vault {
@@ -84,63 +101,67 @@ impl Vault {
             needs.push(keys::version_key(&name.org, &name.id, number));
         }
         let access = Access::AnyOf(&[Scope::KeysRead, Scope::KeysReadAdmin], name.to_string());
-        let session = self.parts.sessions.open(call, access, &needs).await?;
+        let session = self.parts.sessions.open_shared(call, access, &needs).await?;
         let mut items = session.items.into_iter();
         let (meta, own) = (items.next().flatten(), items.next().flatten());
 
-        let stored = self.covered(&session.permit, name, meta)?.ok_or_else(absent)?;
-        check_scope(&session.permit, &stored.record)?;
         let now = self.parts.clock.now();
-        stored.record.check_retrievable(now)?;
+        let stored = self.readable(&session.permit, name, meta.as_ref(), now)?;
         let number = stored.record.select(request.name.version, now)?;
-        let record = stored.record.clone();
-        let chosen = self.choose(call, stored, number, own, now).await?;
-
-        let draft = AuditDraft {
-            purpose: request.purpose.clone(),
-            details: details(&record, Some(number)),
-            ..call.draft(name.org.clone(), record.full_name())
+        let own = own.map(SharedItem::into_item);
+        let own = match unread_version(&stored.record, number, own.as_ref()) {
+            Some(key) => super::first(self.parts.records.get(&[key], call.deadline).await?),
+            None => own,
         };
+        let chosen = self.choose(stored, number, own, now)?;
+        let draft = retrieval(call, chosen.record(), number, &request.purpose);
         if known == Some(number) {
             let draft = AuditDraft { action: Action::KeyCheck, ..draft };
             let receipt = self.parts.audit.append(draft, call.deadline).await?;
-            return Ok(self.retrieved(&record, &chosen.version, None, false, receipt));
+            return self.retrieved(&chosen, None, false, receipt);
         }
-        let (uses, permit) = (session.uses, &session.permit);
+        let (mut uses, permit) = (session.uses, &session.permit);
         if request.mock || permit.mode() == TokenMode::Mock {
             let draft = AuditDraft { action: Action::KeyRetrieveMock, ..draft };
-            let receipt = self.record(call, permit, uses, draft).await?;
-            let value = self.providers.mock_value(&record.provider, &record.full_name(), number);
-            let secret = ProviderKey::parse("secret", value).map_err(|_| Reason::Internal)?;
-            return Ok(self.retrieved(&record, &chosen.version, Some(secret), true, receipt));
+            let receipt = self.record(call, permit, &mut uses, draft).await?;
+            let secret = self.made_up(chosen.record(), number)?;
+            return self.retrieved(&chosen, Some(secret), true, receipt);
         }
-        let (secret, receipt) = self.release(call, permit, uses, &record, &chosen, draft).await?;
-        Ok(self.retrieved(&record, &chosen.version, Some(secret), false, receipt))
+        let (secret, receipt) = self.release(call, permit, &mut uses, &chosen, draft).await?;
+        self.retrieved(&chosen, Some(secret), false, receipt)
     }
 
-    /// The version and where its sealed value is: the CURRENT one's came with the record.
-    async fn choose(
+    /// The key in `meta`, if somebody with this permit may be handed a value of it at `now`.
+    pub(super) fn readable(
         &self,
-        call: &Call,
-        stored: StoredKey,
+        permit: &Permit,
+        name: &KeyName,
+        meta: Option<&SharedItem>,
+        now: Timestamp,
+    ) -> Result<Arc<StoredKey>, Failure> {
+        let stored = keys::open_shared(&self.parts.records, permit.org(), &name.id, meta.ok_or_else(absent)?)?;
+        if !super::is_seen(&self.parts, permit, &stored.record) {
+            return Err(absent());
+        }
+        check_scope(permit, &stored.record)?;
+        stored.record.check_retrievable(now)?;
+        Ok(stored)
+    }
+
+    /// The version and its sealed value: the CURRENT one's came with the record, another's is in
+    /// `own`.
+    pub(super) fn choose(
+        &self,
+        stored: Arc<StoredKey>,
         number: u32,
         own: Option<Item>,
         now: Timestamp,
     ) -> Result<Chosen, Failure> {
         let record = &stored.record;
-        if let Some(current) = record.current().filter(|version| version.number == number) {
-            let sealed = stored.sealed.ok_or_else(|| rejected("sealed"))?;
-            return Ok(Chosen { version: current.clone(), sealed });
+        if record.current().is_some_and(|version| version.number == number) {
+            return Ok(Chosen { stored, number, other: None });
         }
-        let own = match own {
-            Some(own) => own,
-            None => {
-                let key = [keys::version_key(&record.name.org, &record.name.id, number)];
-                let items = self.parts.records.get(&key, call.deadline).await?;
-                super::first(items).ok_or(Reason::VersionNotFound)?
-            }
-        };
-        let own = keys::open_version(&self.parts.records, record, number, own)?;
+        let own = keys::open_version(&self.parts.records, record, number, own.ok_or(Reason::VersionNotFound)?)?;
         // The record may have been read before the version was destroyed.
         if own.version.stage == Stage::Destroyed {
             return Err(Reason::VersionDestroyed.into());
@@ -149,7 +170,7 @@ impl Vault {
         let version = record.reconcile(own.version, now);
         match version.stage {
             Stage::Retired => Err(Reason::VersionRetired.into()),
-            _ => Ok(Chosen { version, sealed }),
+            _ => Ok(Chosen { stored, number, other: Some((version, sealed)) }),
         }
     }
 
@@ -159,49 +180,60 @@ impl Vault {
         &self,
         call: &Call,
         permit: &Permit,
-        uses: Option<Uses>,
-        record: &KeyRecord,
+        uses: &mut Option<Uses>,
         chosen: &Chosen,
         draft: AuditDraft,
     ) -> Result<(ProviderKey, Receipt), Failure> {
         let (recorded, opened) = if uses.is_some() {
             let receipt = self.record(call, permit, uses, draft.clone()).await?;
-            (Ok(receipt), self.open(call, record, chosen).await)
+            (Ok(receipt), self.open(call, chosen).await)
         } else {
             let recording = self.parts.audit.append(draft.clone(), call.deadline);
-            tokio::join!(recording, self.open(call, record, chosen))
+            tokio::join!(recording, self.open(call, chosen))
         };
         let receipt = recorded?;
         match opened {
             Ok(secret) => Ok((secret, receipt)),
-            Err(failure) => {
-                let mut failed = AuditDraft {
-                    action: Action::KeyRetrieveFailed,
-                    outcome: Outcome::Failed,
-                    reason: Some(failure.reason),
-                    ..draft
-                };
-                failed.details.insert("event", receipt.event_id());
-                // Nothing was released: the record of it need not be waited for.
-                self.parts.audit.note(failed);
-                Err(failure.recorded())
-            }
+            Err(failure) => Err(self.unopened(failure, draft, &receipt)),
         }
     }
 
-    async fn open(&self, call: &Call, record: &KeyRecord, chosen: &Chosen) -> Result<ProviderKey, Failure> {
-        let sealed = SealedValue::from_bytes(&chosen.sealed)?;
-        let context = seal_context(record, chosen.version.number);
+    /// Records that what `receipt` says may have left did not.
+    pub(super) fn unopened(&self, failure: Failure, draft: AuditDraft, receipt: &Receipt) -> Failure {
+        let mut failed = AuditDraft {
+            action: Action::KeyRetrieveFailed,
+            outcome: Outcome::Failed,
+            reason: Some(failure.reason),
+            ..draft
+        };
+        failed.details.insert("event", receipt.event_id());
+        // Nothing was released: the record of it need not be waited for.
+        self.parts.audit.note(failed);
+        failure.recorded()
+    }
+
+    /// A value of the right shape that opens nothing.
+    pub(super) fn made_up(&self, record: &KeyRecord, number: u32) -> Result<ProviderKey, Failure> {
+        let value = self.providers.mock_value(&record.provider, &record.full_name(), number);
+        ProviderKey::parse("secret", value).map_err(|_| Reason::Internal.into())
+    }
+
+    /// Opens a value; whoever does so has its record written, or writes it meanwhile.
+    pub(super) async fn open(&self, call: &Call, chosen: &Chosen) -> Result<ProviderKey, Failure> {
+        let (version, sealed) = chosen.parts()?;
+        let sealed = SealedValue::from_bytes(sealed)?;
+        let context = seal_context(chosen.record(), version.number);
         let opened = self.parts.sealer.open(&sealed, &context, call.deadline).await?;
         ProviderKey::from_opened(opened).map_err(|_| Reason::SealedValueRejected.into())
     }
 
-    /// Writes the record of a release, with the use of a limited token in the same transaction.
-    async fn record(
+    /// Writes the record of a release, with the use of a limited token in the same transaction;
+    /// `uses` is what is left after it.
+    pub(super) async fn record(
         &self,
         call: &Call,
         permit: &Permit,
-        mut uses: Option<Uses>,
+        uses: &mut Option<Uses>,
         draft: AuditDraft,
     ) -> Result<Receipt, Failure> {
         // Each round somebody's release is counted: who comes last of many waits for all of them.
@@ -209,29 +241,30 @@ impl Vault {
             let Some(left) = &uses else { return self.parts.audit.append(draft, call.deadline).await };
             let spend = tokens::spend(&self.parts.records, left)?;
             match self.parts.audit.commit(vec![spend], draft.clone(), call.deadline).await? {
-                Commit::Done(receipt) => return Ok(receipt),
+                Commit::Done(receipt) => {
+                    *uses = uses.take().map(Uses::spent);
+                    return Ok(receipt);
+                }
                 Commit::Conflict { .. } => {
-                    uses = tokens::read_uses(&self.parts.records, permit.org(), permit.token(), call.deadline).await?;
-                    if uses.is_none() {
-                        return Err(rejected("uses"));
-                    }
+                    let read = tokens::read_uses(&self.parts.records, permit.org(), permit.token(), call.deadline);
+                    *uses = Some(read.await?.ok_or_else(|| rejected("uses"))?);
                 }
             }
         }
         Err(Reason::WriteConflict.into())
     }
 
-    fn retrieved(
+    pub(super) fn retrieved(
         &self,
-        record: &KeyRecord,
-        version: &Version,
+        chosen: &Chosen,
         secret: Option<ProviderKey>,
         is_mock: bool,
         receipt: Receipt,
-    ) -> Retrieved {
+    ) -> Result<Retrieved, Failure> {
+        let (record, (version, _)) = (chosen.record(), chosen.parts()?);
         let now = self.parts.clock.now();
         let ends = [version.retires, record.expires].into_iter().flatten().map(|end| end.since(now));
-        Retrieved {
+        Ok(Retrieved {
             secret,
             version: record.version_name(version.number),
             provider: record.provider.to_string(),
@@ -240,7 +273,24 @@ impl Vault {
             cache_ttl: ends.fold(self.settings.cache_ttl, Duration::min),
             is_mock,
             receipt,
-        }
+        })
+    }
+}
+
+/// Where version `number` of `record` is kept, if it is neither the CURRENT one, which came with the
+/// record, nor `own`, which was read.
+pub(super) fn unread_version(record: &KeyRecord, number: u32, own: Option<&Item>) -> Option<ItemKey> {
+    let is_current = record.current().is_some_and(|version| version.number == number);
+    let is_unread = !is_current && own.is_none();
+    is_unread.then(|| keys::version_key(&record.name.org, &record.name.id, number))
+}
+
+/// The record of a retrieval.
+pub(super) fn retrieval(call: &Call, record: &KeyRecord, number: u32, purpose: &str) -> AuditDraft {
+    AuditDraft {
+        purpose: purpose.to_owned(),
+        details: details(record, Some(number)),
+        ..call.draft(record.name.org.clone(), record.full_name())
     }
 }
 

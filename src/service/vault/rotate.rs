@@ -213,15 +213,16 @@ impl Vault {
     /// Destroys one version's ciphertext at once, wherever it stands.
     ///
     /// # Errors
-    /// KEY_NOT_FOUND, VERSION_NOT_FOUND, VERSION_DESTROYED, WRITE_CONFLICT; those of sessions and
-    /// of mutations.
+    /// KEY_NOT_FOUND, VERSION_NOT_FOUND, VERSION_DESTROYED, ETAG_MISMATCH, WRITE_CONFLICT; those of
+    /// sessions and of mutations.
     pub async fn destroy_version(
         &self,
         call: &Call,
         name: &VersionName,
+        etag: &str,
         request_id: &str,
     ) -> Result<DestroyedVersion, Failure> {
-        let asked = Asked { call, name: &name.key, scope: Scope::KeysDestroy, request_id, etag: "" };
+        let asked = Asked { call, name: &name.key, scope: Scope::KeysDestroy, request_id, etag };
         let mut edit = match self.begin(asked, &[]).await? {
             Begun::Fresh(edit) => edit,
             Begun::Before(remembered, found) => {

@@ -3,7 +3,7 @@
 //!
 //! - `schema`: the file, its lock, its one table.
 //! - `codec`: attributes as bytes, the format on disk.
-//! - `reader`: reads, inline on the caller's thread.
+//! - `reader`: reads, inline on the caller's thread; `cache`: what was read lately.
 //! - `writer`, `apply`: the one thread that writes, and what a write does.
 //! - `row`: rows as items, errors as the port's.
 //!
@@ -11,6 +11,7 @@
 //! a server has the vault open. A clean end leaves everything in the one file.
 
 mod apply;
+mod cache;
 mod codec;
 mod reader;
 mod row;
@@ -36,11 +37,12 @@ use tokio::{
 
 pub use self::schema::OpenError;
 use self::{
+    cache::ItemCache,
     reader::Readers,
     schema::Locked,
     writer::{Command, Doubt, Pending, QUEUE_MAX, Reply, Writer},
 };
-use super::{Action, Item, ItemKey, ItemStore, Page, Query, StoreError, WriteId, Written, limits};
+use super::{Action, ItemKey, ItemStore, Page, Query, SharedItem, StoreError, WriteId, Written, limits};
 use crate::domain::{
     PortFuture,
     clock::{Clock, Deadline, Timestamp},
@@ -68,12 +70,13 @@ impl SqliteStore {
         let path = locked.path().to_owned();
         let (queue, commands) = mpsc::channel(QUEUE_MAX);
         let doubt: Doubt = Arc::new(AtomicBool::new(false));
-        let writer = Writer::new(locked, connection, commands, Arc::clone(&doubt));
+        let cache = Arc::new(ItemCache::new());
+        let writer = Writer::new(locked, connection, commands, Arc::clone(&doubt), Arc::clone(&cache));
         let writer = thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || writer.run())
             .map_err(|source| OpenError::Io { action: "start the writer of", path: path.clone(), source })?;
-        Ok(Self { clock, readers: Readers::new(path), doubt, queue: Some(queue), writer: Some(writer) })
+        Ok(Self { clock, readers: Readers::new(path, cache), doubt, queue: Some(queue), writer: Some(writer) })
     }
 
     /// Deletes up to `limit` items that expired before `now`, and answers how many. What was
@@ -144,7 +147,7 @@ impl ItemStore for SqliteStore {
         &'a self,
         keys: &'a [ItemKey],
         deadline: Deadline,
-    ) -> PortFuture<'a, Result<Vec<Option<Item>>, StoreError>> {
+    ) -> PortFuture<'a, Result<Vec<Option<SharedItem>>, StoreError>> {
         Box::pin(async move {
             limits::check_get(keys)?;
             self.check_readable(deadline)?;

@@ -1,12 +1,12 @@
 //! Reads: inline on the caller's thread, because handing them over costs several times what they
-//! take. Connections wait in a pool; one that failed is dropped, so a file that is back is read
-//! again.
+//! take, and from memory where it can be. Connections wait in a pool; one that failed is dropped,
+//! so a file that is back is read again.
 
 use std::{
     fmt::Write,
     path::PathBuf,
     sync::{
-        LazyLock, Mutex, PoisonError,
+        Arc, LazyLock, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -14,10 +14,11 @@ use std::{
 use rusqlite::Connection;
 
 use super::{
+    cache::ItemCache,
     row::{self, RowError, columns},
     schema,
 };
-use crate::store::{Item, ItemKey, Order, PAGE_BYTES_MAX, Page, Query, limits, range::Interval};
+use crate::store::{Item, ItemKey, Order, PAGE_BYTES_MAX, Page, Query, SharedItem, limits, range::Interval};
 
 /// So many items are read by one statement; more are read by several.
 const CHUNK: usize = 8;
@@ -32,18 +33,38 @@ static GET: LazyLock<Vec<String>> = LazyLock::new(|| (1..=CHUNK).map(get_sql).co
 pub(super) struct Readers {
     path: PathBuf,
     idle: Mutex<Vec<Connection>>,
+    cache: Arc<ItemCache>,
     closed: AtomicBool,
 }
 
 impl Readers {
-    pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, idle: Mutex::new(Vec::new()), closed: AtomicBool::new(false) }
+    pub(super) fn new(path: PathBuf, cache: Arc<ItemCache>) -> Self {
+        Self { path, idle: Mutex::new(Vec::new()), cache, closed: AtomicBool::new(false) }
     }
 
     /// Reads `keys`, in their order.
-    pub(super) fn get(&self, keys: &[ItemKey]) -> Result<Vec<Option<Item>>, RowError> {
-        let mut items = Vec::with_capacity(keys.len());
-        self.with(|connection| keys.chunks(CHUNK).try_for_each(|chunk| get(connection, chunk, &mut items)))?;
+    pub(super) fn get(&self, keys: &[ItemKey]) -> Result<Vec<Option<SharedItem>>, RowError> {
+        if self.closed.load(Ordering::SeqCst) {
+            return Err(RowError::Closed);
+        }
+        let mut items: Vec<_> = keys.iter().map(|key| self.cache.get(key)).collect();
+        let missing: Vec<&ItemKey> =
+            keys.iter().zip(&items).filter(|(_, item)| item.is_none()).map(|(key, _)| key).collect();
+        if missing.is_empty() {
+            return Ok(items);
+        }
+        // Before the file is read, so that a write in between is noticed.
+        let looks: Vec<_> = missing.iter().map(|key| self.cache.look(key)).collect();
+        let mut read = Vec::with_capacity(missing.len());
+        self.with(|connection| missing.chunks(CHUNK).try_for_each(|chunk| get(connection, chunk, &mut read)))?;
+        let slots = items.iter_mut().filter(|item| item.is_none());
+        for ((slot, item), look) in slots.zip(read).zip(looks) {
+            let item = item.map(SharedItem::from);
+            if let Some(item) = &item {
+                self.cache.remember(look, item);
+            }
+            *slot = item;
+        }
         Ok(items)
     }
 
@@ -102,7 +123,7 @@ fn get_sql(count: usize) -> String {
 }
 
 /// Adds what is at `keys`, at most [`CHUNK`] of them, to `items`.
-fn get(connection: &Connection, keys: &[ItemKey], items: &mut Vec<Option<Item>>) -> Result<(), RowError> {
+fn get(connection: &Connection, keys: &[&ItemKey], items: &mut Vec<Option<Item>>) -> Result<(), RowError> {
     let Some(sql) = keys.len().checked_sub(1).and_then(|at| GET.get(at)) else { return Ok(()) };
     let mut statement = connection.prepare_cached(sql)?;
     let texts = keys.iter().flat_map(|key| [&key.partition, &key.sort]);
@@ -118,7 +139,7 @@ fn get(connection: &Connection, keys: &[ItemKey], items: &mut Vec<Option<Item>>)
             .get(index)
             .zip(items.get_mut(first.saturating_add(index)))
             .ok_or(rusqlite::Error::IntegralValueOutOfRange(0, -1))?;
-        *slot = Some(row::item(row, 1, key.clone())?);
+        *slot = Some(row::item(row, 1, ItemKey::clone(key))?);
     }
     Ok(())
 }

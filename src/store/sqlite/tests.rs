@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::{
     domain::clock::SystemClock,
-    store::{Attributes, Condition, ITEMS_MAX, NewItem, Order, SortRange, Value},
+    store::{Attributes, Condition, ITEMS_MAX, Item, NewItem, Order, SortRange, Value},
 };
 
 struct Vault {
@@ -47,7 +47,7 @@ impl Vault {
     }
 
     async fn get(&self, sort: &str) -> Result<Option<Item>, StoreError> {
-        Ok(self.store.get(&[key(sort)], soon()).await?.remove(0))
+        Ok(self.store.get(&[key(sort)], soon()).await?.remove(0).map(SharedItem::into_item))
     }
 }
 
@@ -197,7 +197,7 @@ fn unanswered() -> (SqliteStore, mpsc::Receiver<Command>) {
     let (queue, commands) = mpsc::channel(1);
     let store = SqliteStore {
         clock: Arc::new(SystemClock),
-        readers: Readers::new("none".into()),
+        readers: Readers::new("none".into(), Arc::new(ItemCache::new())),
         doubt: Doubt::default(),
         queue: Some(queue),
         writer: None,

@@ -15,10 +15,11 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     apply::{self, ApplyError},
+    cache::ItemCache,
     row::{self, GroupFailed},
     schema::{self, Locked},
 };
-use crate::store::{Action, StoreError, Written};
+use crate::store::{Action, ItemKey, StoreError, Written};
 
 /// How many writes wait at most; whoever finds the queue full waits for a place.
 pub(super) const QUEUE_MAX: usize = 1_024;
@@ -101,11 +102,20 @@ pub(super) struct Writer {
     connection: Connection,
     queue: mpsc::Receiver<Command>,
     doubt: Doubt,
+    cache: Arc<ItemCache>,
+    /// SQLite's count of what other connections changed, as it was last seen.
+    foreign: Option<i64>,
 }
 
 impl Writer {
-    pub(super) fn new(locked: Locked, connection: Connection, queue: mpsc::Receiver<Command>, doubt: Doubt) -> Self {
-        Self { locked, connection, queue, doubt }
+    pub(super) fn new(
+        locked: Locked,
+        connection: Connection,
+        queue: mpsc::Receiver<Command>,
+        doubt: Doubt,
+        cache: Arc<ItemCache>,
+    ) -> Self {
+        Self { locked, connection, queue, doubt, cache, foreign: None }
     }
 
     /// Serves the queue until it is closed or a Close comes; then leaves one whole file.
@@ -147,7 +157,11 @@ impl Writer {
         if !self.is_certain() {
             return group.into_iter().for_each(|it| answer(it.reply, Err(in_doubt())));
         }
-        match self.transaction(|connection| write_each(connection, &group)) {
+        let cache = Arc::clone(&self.cache);
+        cache.begin(touched(&group));
+        let outcome = self.transaction(|connection| write_each(connection, &group));
+        cache.end(touched(&group));
+        match outcome {
             Ok(outcomes) => group.into_iter().zip(outcomes).for_each(|(it, outcome)| answer(it.reply, outcome)),
             Err(GroupError::Undone(error)) => {
                 let failed = GroupFailed(Arc::new(error));
@@ -167,7 +181,8 @@ impl Writer {
         if !self.is_certain() {
             return Err(in_doubt());
         }
-        let swept = self.transaction(|connection| apply::sweep(connection, before, limit));
+        let cache = Arc::clone(&self.cache);
+        let swept = cache.forget_while(|| self.transaction(|connection| apply::sweep(connection, before, limit)));
         // What was deleted or overwritten since is still in the log: now it leaves the disk. A
         // reader in the way puts that off to the next sweep.
         let _ = self.checkpoint();
@@ -178,6 +193,7 @@ impl Writer {
     fn transaction<T>(&mut self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, GroupError> {
         let done = self
             .execute("BEGIN IMMEDIATE")
+            .and_then(|()| self.forget_what_others_changed())
             .and_then(|()| work(&self.connection))
             .map_err(GroupError::Undone)
             .and_then(|value| self.execute("COMMIT").map(|()| value).map_err(GroupError::Doubtful));
@@ -190,12 +206,25 @@ impl Writer {
         done
     }
 
+    /// Nobody else writes the file while the lock is ours. Who does so all the same, from a shell on
+    /// it, is noticed with the next write, and what is remembered is read again.
+    fn forget_what_others_changed(&mut self) -> rusqlite::Result<()> {
+        let now = self.connection.prepare_cached("PRAGMA data_version")?.query_row((), |row| row.get(0))?;
+        if self.foreign.replace(now).is_some_and(|seen| seen != now) {
+            tracing::warn!("somebody else has written the vault's file");
+            self.cache.forget_while(|| ());
+        }
+        Ok(())
+    }
+
     /// Whether no failed commit can come back; tries to make it so.
     fn is_certain(&mut self) -> bool {
         if !self.doubt.load(Ordering::SeqCst) {
             return true;
         }
-        self.fence().is_ok() || (self.reopen() && self.fence().is_ok())
+        // What was read before may be of another end than the one that is settled now.
+        let cache = Arc::clone(&self.cache);
+        cache.forget_while(|| self.fence().is_ok() || (self.reopen() && self.fence().is_ok()))
     }
 
     /// Commits a change of its own, over whatever a failed commit left in the log.
@@ -212,6 +241,7 @@ impl Writer {
         match schema::open_writer(self.locked.path()) {
             Ok(connection) => {
                 self.connection = connection;
+                self.foreign = None;
                 true
             }
             Err(_) => false,
@@ -242,6 +272,12 @@ impl Writer {
             answer(reply, if certain { checkpointed.and(closed) } else { Err(in_doubt()) });
         }
     }
+}
+
+/// What a group may change.
+fn touched(group: &[Pending]) -> impl Iterator<Item = &ItemKey> {
+    let changes = |action: &&Action| !matches!(action, Action::Check(..));
+    group.iter().flat_map(move |pending| pending.actions.iter().filter(changes).map(Action::key))
 }
 
 /// What each write of `group` comes to, once the transaction is committed.

@@ -4,10 +4,14 @@ use std::collections::BTreeMap;
 
 use ibyok::grpc::pb;
 
-use super::{Case, canary, case, long, no_keys, no_parents, no_spans, no_times, refuse_all, secret, span, with_a_key};
+use super::{
+    Case, canary, case, holds, long, no_keys, no_parents, no_spans, no_times, refuse_all, refuse_all_items, secret,
+    span, with_a_key,
+};
 
 const CREATE: &str = "/ibyok.v1.KeyVault/CreateKey";
 const UPDATE: &str = "/ibyok.v1.KeyVault/UpdateKey";
+const BATCH: &str = "/ibyok.v1.KeyVault/BatchRetrieveKeys";
 const RETRIEVE: &str = "/ibyok.v1.KeyVault/RetrieveKey";
 const LIST: &str = "/ibyok.v1.KeyVault/ListKeys";
 const VERSIONS: &str = "/ibyok.v1.KeyVault/ListKeyVersions";
@@ -62,7 +66,8 @@ async fn a_key_is_not_created_from_bad_input() {
     for request_id in bad_request_ids() {
         cases.push(create("request_id", |request| request.request_id = request_id));
     }
-    refuse_all(&admin, cases).await;
+    refuse_all(&admin, cases.clone()).await;
+    refuse_all_items(&admin, cases).await;
     vault.stop().await;
 }
 
@@ -367,6 +372,30 @@ async fn versions_and_retrievals_refuse_bad_input() {
         cases.push(case(DESTROY_VERSION, request, "name"));
     }
     refuse_all(&admin, cases).await;
+    vault.stop().await;
+}
+
+#[tokio::test]
+async fn a_batch_refuses_bad_input_whole_and_bad_names_alone() {
+    let (vault, admin) = with_a_key().await;
+    let batch = |names: Vec<String>| pb::BatchRetrieveKeysRequest { names, ..Default::default() };
+    let good = || vec!["good".to_owned()];
+    let cases = vec![
+        case(BATCH, batch(Vec::new()), "names"),
+        case(BATCH, batch(vec![canary(""); 41]), "names"),
+        case(BATCH, pb::BatchRetrieveKeysRequest { purpose: long(257), ..batch(good()) }, "purpose"),
+        case(BATCH, pb::BatchRetrieveKeysRequest { purpose: canary("\0"), ..batch(good()) }, "purpose"),
+    ];
+    refuse_all(&admin, cases).await;
+    for name in no_keys() {
+        let answer = admin.keys().batch_retrieve_keys(batch(vec!["good".into(), name.clone()])).await.unwrap();
+        let results = answer.into_inner().results;
+        let of = |n: usize| results[n].status.as_ref().unwrap();
+        assert_eq!(of(0).code, 0, "{name}");
+        let fields: Vec<_> = of(1).field_violations.iter().map(|found| found.field.as_str()).collect();
+        assert_eq!((of(1).reason.as_str(), fields), ("INVALID_FIELD", vec!["names[1]"]), "{name}");
+        assert!(results[1].name.is_empty() && !holds(format!("{results:?}").as_bytes()), "{results:?}");
+    }
     vault.stop().await;
 }
 

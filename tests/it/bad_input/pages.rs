@@ -1,15 +1,19 @@
 //! Page and resume tokens: good for whom, for what and for the question that they were given out
 //! for, and for nothing else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use ibyok::grpc::pb;
+use ibyok::{
+    authz::methods,
+    grpc::{DESCRIPTOR_SET, pb},
+};
 use prost::Message;
+use prost_types::FileDescriptorSet;
 use tonic::{Code, Status};
 
 use super::{CANARY, canary, holds_canary, refusal, secret};
 use crate::{
-    harness::{ADMIN, Caller, Vault},
+    harness::{ADMIN, Caller, Vault, within},
     wire,
 };
 
@@ -43,8 +47,43 @@ const EVENTS: Listing =
     listing!("/ibyok.v1.Audit/ListAuditEvents", ListAuditEventsRequest, ListAuditEventsResponse, {});
 const ORGS: Listing = listing!("/ibyok.v1.Admin/ListOrgs", ListOrgsRequest, ListOrgsResponse, {});
 
+const USAGE: Listing = listing!("/ibyok.v1.KeyVault/GetUsage", GetUsageRequest, GetUsageResponse, {
+    group_by: vec![pb::UsageDimension::Key.into()]
+});
+const CONSUMERS: Listing = listing!("/ibyok.v1.KeyVault/ListKeyConsumers", ListKeyConsumersRequest, ListKeyConsumersResponse, { name: "key-1".into() });
+
+const LISTINGS: [Listing; 8] = [KEYS, VERSIONS, TOKENS, BINDINGS, EVENTS, USAGE, CONSUMERS, ORGS];
+
+/// No call that answers pages is forgotten here.
+#[test]
+fn every_call_with_pages_is_walked() {
+    let set = FileDescriptorSet::decode(DESCRIPTOR_SET).unwrap();
+    let messages = || set.file.iter().flat_map(|file| &file.message_type);
+    let pages: BTreeSet<_> =
+        messages().filter(|it| it.field.iter().any(|field| field.name() == "page_token")).map(|it| it.name()).collect();
+    let mut with_pages = BTreeSet::new();
+    for file in &set.file {
+        for service in &file.service {
+            for method in &service.method {
+                let path = format!("/{}.{}/{}", file.package(), service.name(), method.name());
+                let is_built = methods::find(&path).is_some_and(|method| method.is_built);
+                let input = method.input_type().rsplit('.').next().unwrap();
+                if is_built && pages.contains(input) {
+                    with_pages.insert(path);
+                }
+            }
+        }
+    }
+    let walked: BTreeSet<_> = LISTINGS.iter().map(|listing| listing.path.to_owned()).collect();
+    assert_eq!(walked, with_pages);
+}
+
 /// The same listings, of something else.
-const OTHERS: [Listing; 5] = [
+const OTHERS: [Listing; 7] = [
+    listing!("/ibyok.v1.KeyVault/GetUsage", GetUsageRequest, GetUsageResponse, {
+        group_by: vec![pb::UsageDimension::Token.into()]
+    }),
+    listing!("/ibyok.v1.KeyVault/ListKeyConsumers", ListKeyConsumersRequest, ListKeyConsumersResponse, { name: "key-2".into() }),
     listing!("/ibyok.v1.KeyVault/ListKeys", ListKeysRequest, ListKeysResponse, { show_deleted: true }),
     listing!("/ibyok.v1.KeyVault/ListKeys", ListKeysRequest, ListKeysResponse, {
         filter: Some(pb::KeyFilter { labels: BTreeMap::from([("a".into(), "b".into())]), ..Default::default() })
@@ -71,7 +110,22 @@ impl Listing {
     }
 }
 
-/// Two keys with two versions each, two tokens and two bindings.
+/// The token of a second page, as soon as there is one: usage follows retrievals.
+async fn second_page(listing: &Listing, caller: &Caller) -> String {
+    within("a second page of usage", async {
+        loop {
+            let token = listing.send(caller, "").await.unwrap();
+            if !token.is_empty() {
+                return token;
+            }
+            assert!([USAGE.path, CONSUMERS.path].contains(&listing.path), "{} has one page", listing.path);
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    })
+    .await
+}
+
+/// Two keys with two versions and two consumers each, two tokens and two bindings.
 async fn fill(vault: &Vault, admin: &Caller) -> Caller {
     for key in ["key-1", "key-2"] {
         let request = pb::CreateKeyRequest {
@@ -85,7 +139,8 @@ async fn fill(vault: &Vault, admin: &Caller) -> Caller {
         let request = pb::AddKeyVersionRequest { name: key.into(), secret, ..Default::default() };
         admin.keys().add_key_version(request).await.unwrap();
     }
-    let scopes = ["keys:list", "tokens:list", "bindings:list", "audit:read"].map(str::to_owned).to_vec();
+    let scopes = ["keys:list", "keys:read", "tokens:list", "bindings:list", "audit:read", "usage:read"];
+    let scopes = scopes.map(str::to_owned).to_vec();
     let grants = vec![pb::Grant { scopes, ..Default::default() }];
     let binding = pb::IdentityBinding {
         name: "other".into(),
@@ -95,13 +150,13 @@ async fn fill(vault: &Vault, admin: &Caller) -> Caller {
     };
     let request = pb::CreateIdentityBindingRequest { binding: Some(binding), ..Default::default() };
     admin.tokens().create_identity_binding(request).await.unwrap();
-    vault
-        .issue(
-            admin,
-            "reader.example.com",
-            pb::IssueTokenRequest { subject: "reader".into(), grants, ..Default::default() },
-        )
-        .await
+    let request = pb::IssueTokenRequest { subject: "reader".into(), grants, ..Default::default() };
+    let reader = vault.issue(admin, "reader.example.com", request).await;
+    for (caller, key) in [(admin, "key-1"), (admin, "key-2"), (&reader, "key-1"), (&reader, "key-2")] {
+        let request = pb::RetrieveKeyRequest { name: key.into(), ..Default::default() };
+        caller.keys().retrieve_key(request).await.unwrap();
+    }
+    reader
 }
 
 #[tokio::test]
@@ -113,11 +168,15 @@ async fn a_page_token_is_good_only_for_whom_and_what_it_was_given_out_for() {
     let request = pb::CreateOrgRequest { org_id, admin_identity, ..Default::default() };
     operator.admin().create_org(request).await.unwrap();
     let foreigner = vault.exchange(ADMIN, "other").await;
-    let listings = [KEYS, VERSIONS, TOKENS, BINDINGS, EVENTS];
+    // With a key of the same name, whose versions can be listed there, too.
+    let secret = secret("sk-proj-foreign-0123456789");
+    let request =
+        pb::CreateKeyRequest { key_id: "key-1".into(), provider: "openai".into(), secret, ..Default::default() };
+    foreigner.keys().create_key(request).await.unwrap();
+    let listings = [KEYS, VERSIONS, TOKENS, BINDINGS, EVENTS, USAGE, CONSUMERS];
     let mut given = Vec::new();
     for listing in &listings {
-        let token = listing.send(&admin, "").await.unwrap();
-        assert!(!token.is_empty(), "{} has one page", listing.path);
+        let token = second_page(listing, &admin).await;
         listing.send(&admin, &token).await.unwrap();
         given.push(token);
     }
@@ -135,15 +194,25 @@ async fn a_page_token_is_good_only_for_whom_and_what_it_was_given_out_for() {
         for other in OTHERS.iter().filter(|other| other.path == listing.path) {
             other.refuses(&admin, token, "that of another question").await;
         }
-        // The key whose versions are listed is not there for another organization.
-        if listing.path != VERSIONS.path {
-            listing.refuses(&foreigner, token, "another organization's").await;
-        }
+        listing.refuses(&foreigner, token, "another organization's").await;
     }
-    for bad in given.into_iter().chain([canary("")]) {
-        ORGS.refuses(&operator, &bad, "another's").await;
-    }
+    of_organizations(&vault, &operator, given).await;
     vault.stop().await;
+}
+
+/// The listing of organizations, which only operators have.
+async fn of_organizations(vault: &Vault, operator: &Caller, given: Vec<String>) {
+    let token = ORGS.send(operator, "").await.unwrap();
+    assert!(!token.is_empty(), "there are several organizations");
+    ORGS.send(operator, &token).await.unwrap();
+    let grants = vec![pb::Grant { scopes: vec!["admin".into()], ..Default::default() }];
+    let request = pb::IssueTokenRequest { subject: "second".into(), grants, ..Default::default() };
+    let second = vault.issue(operator, "second.example.com", request).await;
+    ORGS.send(&second, "").await.unwrap();
+    ORGS.refuses(&second, &token, "another subject's").await;
+    for bad in given.into_iter().chain([canary(""), format!("{token}A"), token[1..].to_owned()]) {
+        ORGS.refuses(operator, &bad, "another's").await;
+    }
 }
 
 #[tokio::test]

@@ -41,6 +41,7 @@ pub async fn drive(server: &Server) -> Drive {
     drive.token("the administrator", admin.token.as_ref().unwrap());
     known_org(&mut drive, server).await;
     lives(&mut drive, &admin).await;
+    bulk(&mut drive, &admin).await;
     tokens(&mut drive, server, &admin).await;
     refusals(&mut drive, server, &admin).await;
     raw(&mut drive, server, &admin).await;
@@ -131,6 +132,50 @@ async fn lives(drive: &mut Drive, admin: &Caller) {
     let detected = drive.key("detected");
     let subject = pb::detect_provider_request::Subject::Secret(pb::SecretValue { text: detected });
     admin.keys().detect_provider(pb::DetectProviderRequest { subject: Some(subject) }).await.unwrap();
+}
+
+/// Keys come and go by the dozen; some are refused.
+async fn bulk(drive: &mut Drive, admin: &Caller) {
+    let import = |key| pb::ImportKeysRequest { key: Some(key), skip_existing: false };
+    let mut keys: Vec<_> =
+        (0..40).map(|n| new_key(&format!("many-{n}"), &drive.key(&format!("imported {n}")))).collect();
+    let refused = drive.key("in a refused item");
+    let count = keys.len();
+    keys.push(pb::CreateKeyRequest { key_id: refused.clone(), ..new_key("bad", &refused) });
+    keys.push(pb::CreateKeyRequest { provider: refused.clone(), ..new_key("bad", &refused) });
+    keys.push(pb::CreateKeyRequest { description: refused.repeat(20), ..new_key("bad", &refused) });
+    keys.push(new_key("many-0", &refused));
+    keys.push(pb::CreateKeyRequest {
+        validate_only: true,
+        ..new_key("unstored", &drive.key("only checked by import"))
+    });
+    for _ in 0..2 {
+        let sent: Vec<_> = keys.iter().cloned().map(import).collect();
+        let mut answers = admin.keys().import_keys(tokio_stream::iter(sent)).await.unwrap().into_inner();
+        let mut answered = 0;
+        while let Some(answer) = answers.message().await.unwrap() {
+            assert_says_nothing_of(&answer, &refused);
+            answered += 1;
+        }
+        assert_eq!(answered, keys.len());
+    }
+    // One that is cut while its items run.
+    let sent: Vec<_> = (0..40).map(|n| import(new_key(&format!("cut-{n}"), &drive.key(&format!("cut {n}"))))).collect();
+    let mut answers = admin.keys().import_keys(tokio_stream::iter(sent)).await.unwrap().into_inner();
+    answers.message().await.unwrap().unwrap();
+    drop(answers);
+
+    let names: Vec<_> = (0..count).map(|n| format!("many-{n}")).collect();
+    let request = pb::BatchRetrieveKeysRequest { names, purpose: String::new() };
+    for _ in 0..3 {
+        let results = admin.keys().batch_retrieve_keys(request.clone()).await.unwrap().into_inner().results;
+        assert!(results.iter().zip(&keys).all(|(result, key)| result.key.as_ref().unwrap().secret == key.secret));
+    }
+    let request = pb::BatchRetrieveKeysRequest { names: vec![refused.clone(); 3], purpose: String::new() };
+    assert_says_nothing_of(&admin.keys().batch_retrieve_keys(request).await.unwrap().into_inner(), &refused);
+    let names = vec!["many-0".to_owned()];
+    let request = pb::BatchRetrieveKeysRequest { names, purpose: refused.repeat(9) };
+    assert_answer_is_clean(&admin.keys().batch_retrieve_keys(request).await.unwrap_err(), &refused, 0);
 }
 
 /// Tokens are issued, replayed, exchanged, renewed, looked at, revoked.
@@ -337,6 +382,12 @@ async fn send(
         Some(status) if status.code() != Code::Ok => Err(status),
         _ => Ok(()),
     }
+}
+
+/// Nor does an answer that refuses but some of it.
+fn assert_says_nothing_of(answer: &(impl prost::Message + std::fmt::Debug), text: &str) {
+    let needles = Needles::of(&[("sent".to_owned(), text.as_bytes().to_vec())]);
+    assert!(needles.found_in(&answer.encode_to_vec()).next().is_none(), "{answer:?}");
 }
 
 /// An answer never repeats what was sent.

@@ -18,7 +18,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
 use super::needles::Needles;
-use crate::harness::{Caller, Home, client_certificate};
+use crate::harness::{Caller, Home, client_certificate, within};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_ibyok-server");
 const LOG: &str = "server.log";
@@ -72,17 +72,20 @@ impl Server {
 
     async fn until_it_serves(&mut self) {
         let certificate = client_certificate(&self.home.authority, "spiffe://ibyok.test/probe", Validity::days(1));
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                panic!("the server did not start: {status}\n{}", String::from_utf8_lossy(&self.log()));
+        within("a server that serves", async {
+            loop {
+                if let Some(status) = self.child.try_wait().unwrap() {
+                    panic!("the server did not start: {status}\n{}", String::from_utf8_lossy(&self.log()));
+                }
+                let mut health = HealthClient::new(self.channel(&certificate));
+                let answer = health.check(HealthCheckRequest::default()).await;
+                if answer.is_ok_and(|answer| answer.get_ref().status() == ServingStatus::Serving) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
             }
-            let mut health = HealthClient::new(self.channel(&certificate));
-            let answer = health.check(HealthCheckRequest::default()).await;
-            if answer.is_ok_and(|answer| answer.get_ref().status() == ServingStatus::Serving) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        })
+        .await;
     }
 
     pub fn channel(&self, certificate: &Issued) -> Channel {
@@ -115,6 +118,13 @@ impl Server {
     /// What it printed so far.
     pub fn log(&self) -> Vec<u8> {
         fs::read(self.home.path().join(LOG)).unwrap()
+    }
+
+    /// The most memory that it ever had, in KiB.
+    pub fn peak_kib(&self) -> usize {
+        let status = fs::read_to_string(self.proc("status")).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        peak.trim().trim_end_matches("kB").trim().parse().unwrap()
     }
 
     fn proc(&self, name: &str) -> String {
@@ -187,12 +197,15 @@ impl Server {
     /// Ends it as SIGTERM does, and gives what is left.
     pub async fn terminate(mut self) -> (Home, Vec<u8>) {
         kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
-        let status = loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                break status;
+        let status = within("the end of the server", async {
+            loop {
+                if let Some(status) = self.child.try_wait().unwrap() {
+                    break status;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
             }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        };
+        })
+        .await;
         let log = self.log();
         assert!(status.success(), "{status}\n{}", String::from_utf8_lossy(&log));
         let parts =

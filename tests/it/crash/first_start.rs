@@ -10,7 +10,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::dice::Dice;
+use crate::{dice::Dice, harness::within};
 
 const DIRECTORIES: usize = 6;
 /// Starts that are cut off in each.
@@ -30,11 +30,14 @@ async fn a_first_start_that_is_killed_is_made_good_by_the_next() {
         }
         let mut child = start(home.path());
         // It is written last, after the vault has stored and retrieved a key through the front door.
-        while !home.path().join("dev/env.sh").exists() {
-            let ended = child.try_wait().unwrap();
-            assert!(ended.is_none(), "{ended:?}\n{}", log(home.path()));
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        within("a vault that was made", async {
+            while !home.path().join("dev/env.sh").exists() {
+                let ended = child.try_wait().unwrap();
+                assert!(ended.is_none(), "{ended:?}\n{}", log(home.path()));
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await;
         kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
         assert!(child.wait().unwrap().success(), "{}", log(home.path()));
     }

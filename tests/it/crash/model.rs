@@ -1,9 +1,9 @@
 //! What one writer did to the vault, as far as the vault acknowledged it: what must be there,
 //! whatever happened to the process since.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use ibyok::grpc::pb;
+use ibyok::grpc::pb::{self, VersionStage};
 use tonic::Status;
 
 use crate::harness::{Caller, ORG};
@@ -21,6 +21,8 @@ pub enum Deed {
     Create { key: String, secret: String },
     AddVersion { key: String, secret: String },
     Promote { key: String, version: usize },
+    RollBack { key: String },
+    DestroyVersion { key: String, version: usize },
     Disable { key: String },
     Enable { key: String },
     Destroy { key: String },
@@ -43,6 +45,10 @@ pub struct KeyFacts {
     pub values: Vec<String>,
     /// The number of CURRENT.
     pub current: usize,
+    /// That of PREVIOUS, if there is one: no grace ends while this runs.
+    pub previous: Option<usize>,
+    pub retired: BTreeSet<usize>,
+    pub destroyed: BTreeSet<usize>,
     pub is_disabled: bool,
     pub is_destroyed: bool,
     /// How often each action was done; as many records of it there must be.
@@ -91,6 +97,16 @@ impl Mutation {
                     pb::PromoteKeyVersionRequest { name, allow_unverified: true, request_id, ..Default::default() };
                 caller.keys().promote_key_version(request).await.map(|_| Done::Plain)
             }
+            Deed::RollBack { key } => {
+                let request = pb::RollBackKeyVersionRequest { name: key, request_id, ..Default::default() };
+                caller.keys().roll_back_key_version(request).await.map(|_| Done::Plain)
+            }
+            Deed::DestroyVersion { key, version } => {
+                let name = format!("{}/versions/{version}", key_name(&key));
+                let request =
+                    pb::DestroyKeyVersionRequest { confirm: name.clone(), name, request_id, ..Default::default() };
+                caller.keys().destroy_key_version(request).await.map(|_| Done::Plain)
+            }
             Deed::Disable { key } => {
                 let request = pb::DisableKeyRequest { name: key, request_id, ..Default::default() };
                 caller.keys().disable_key(request).await.map(|_| Done::Plain)
@@ -127,6 +143,8 @@ impl Mutation {
             Deed::Create { key, .. }
             | Deed::AddVersion { key, .. }
             | Deed::Promote { key, .. }
+            | Deed::RollBack { key }
+            | Deed::DestroyVersion { key, .. }
             | Deed::Disable { key }
             | Deed::Enable { key }
             | Deed::Destroy { key } => Some(key),
@@ -168,8 +186,19 @@ impl KeyFacts {
                 "key.version.add"
             }
             Deed::Promote { version, .. } => {
+                self.retired.extend(self.previous.replace(self.current));
                 self.current = *version;
                 "key.version.promote"
+            }
+            Deed::RollBack { .. } => {
+                self.current = self.previous.take().unwrap();
+                "key.version.rollback"
+            }
+            Deed::DestroyVersion { version, .. } => {
+                self.previous = self.previous.filter(|previous| previous != version);
+                self.retired.remove(version);
+                self.destroyed.insert(*version);
+                "key.version.destroy"
             }
             Deed::Disable { .. } => {
                 self.is_disabled = true;
@@ -186,6 +215,24 @@ impl KeyFacts {
             Deed::Issue { .. } | Deed::Revoke { .. } => return,
         };
         *self.records.entry(action).or_default() += 1;
+    }
+
+    /// The stage of each version, from the first.
+    pub fn stages(&self) -> Vec<VersionStage> {
+        let stage = |number| match number {
+            number if number == self.current => VersionStage::Current,
+            number if self.destroyed.contains(&number) => VersionStage::Destroyed,
+            number if self.retired.contains(&number) => VersionStage::Retired,
+            number if Some(number) == self.previous => VersionStage::Previous,
+            _ => VersionStage::Pending,
+        };
+        (1..=self.values.len()).map(stage).collect()
+    }
+
+    /// The newest version that can be promoted.
+    pub fn pending(&self) -> Option<usize> {
+        let stages = self.stages();
+        (1..=stages.len()).rfind(|number| stages[number - 1] == VersionStage::Pending)
     }
 
     /// The value that is retrieved.

@@ -5,6 +5,7 @@ use std::{
     fs::{self, File},
     net::SocketAddr,
     os::unix::process::ExitStatusExt as _,
+    path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
     sync::Arc,
     time::Duration,
@@ -14,17 +15,28 @@ use rustix::process::{Pid, Signal, kill_process};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
-use crate::harness::{ADMIN, Caller, Home, client_certificate};
+use crate::harness::{ADMIN, Caller, Home, client_certificate, within};
 use ibyok::pki::{Issued, Validity};
 
 const CONFIG: &str = "server.toml";
-const LOG: &str = "server.log";
+/// What a server logs to, beside its vault.
+pub const LOG: &str = "server.log";
 
 /// A vault's directory, and the address and settings with which processes serve it.
 pub struct Site {
     pub home: Home,
     address: SocketAddr,
     certificate: Issued,
+    runner: Runner,
+}
+
+/// How a server is started.
+#[derive(Default)]
+pub struct Runner {
+    /// A program and its arguments, to which the server's own are added; nothing is the server itself.
+    pub words: Vec<String>,
+    /// The file that it logs to, where that is not [`LOG`] in the vault's directory.
+    pub log: Option<PathBuf>,
 }
 
 impl Site {
@@ -32,15 +44,22 @@ impl Site {
     pub async fn make() -> Self {
         let home = Home::make();
         home.init().await.unwrap();
+        Self::of(home, "vault.db", Runner::default())
+    }
+
+    /// That of a vault that was made already, whose database is or will be at `store`.
+    pub fn of(home: Home, store: &str, runner: Runner) -> Self {
         let certificate = client_certificate(&home.authority, ADMIN, Validity::days(1));
         let address = free_address();
-        let settings = "
-            tls = { cert = 'server.pem', key = 'server.key', client_ca = 'ca.pem' }
-            store = { path = 'vault.db' }
-            kms = { key_file = 'master.keys' }
-            limits = { token_rate = 100000, org_rate = 100000, certificate_rate = 100000 }";
+        let settings = format!(
+            "
+            tls = {{ cert = 'server.pem', key = 'server.key', client_ca = 'ca.pem' }}
+            store = {{ path = '{store}' }}
+            kms = {{ key_file = 'master.keys' }}
+            limits = {{ token_rate = 100000, org_rate = 100000, certificate_rate = 100000, address_rate = 100000 }}"
+        );
         fs::write(home.path().join(CONFIG), format!("listen = '{address}'\n{settings}")).unwrap();
-        Self { home, address, certificate }
+        Self { home, address, certificate, runner }
     }
 
     /// A process that serves it, once it does.
@@ -56,9 +75,18 @@ impl Site {
         }
     }
 
+    /// One that does not start: how it ended, and what it said.
+    pub async fn fails(self: &Arc<Self>) -> (ExitStatus, String) {
+        let mut process = Process { child: self.spawn(), site: Arc::clone(self) };
+        (process.ended().await, self.log())
+    }
+
     fn spawn(&self) -> Child {
-        let log = File::create(self.home.path().join(LOG)).unwrap();
-        Command::new(env!("CARGO_BIN_EXE_ibyok-server"))
+        let log = File::create(self.log_path()).unwrap();
+        let server = env!("CARGO_BIN_EXE_ibyok-server").to_owned();
+        let mut words = self.runner.words.iter().chain([&server]);
+        Command::new(words.next().unwrap())
+            .args(words)
             .args(["serve", "--config"])
             .arg(self.home.path().join(CONFIG))
             .stdin(Stdio::null())
@@ -81,15 +109,24 @@ impl Site {
         Endpoint::from_shared(format!("https://{}", self.address)).unwrap().tls_config(tls).unwrap().connect_lazy()
     }
 
+    fn log_path(&self) -> PathBuf {
+        self.runner.log.clone().unwrap_or_else(|| self.home.path().join(LOG))
+    }
+
     /// What the last process logged, for a failing test.
-    fn log(&self) -> String {
+    pub fn log(&self) -> String {
         let mut text = String::from("the server's log:\n");
-        let log = fs::read_to_string(self.home.path().join(LOG)).unwrap_or_default();
+        let log = self.whole_log();
         let lines: Vec<_> = log.lines().collect();
         for line in lines.iter().skip(lines.len().saturating_sub(50)) {
             writeln!(text, "  {line}").unwrap();
         }
         text
+    }
+
+    /// All that the last process logged.
+    pub fn whole_log(&self) -> String {
+        fs::read_to_string(self.log_path()).unwrap()
     }
 }
 
@@ -107,27 +144,50 @@ impl Process {
         assert_eq!(status.signal(), Some(9), "the server ended before it was killed: {status}\n{}", self.site.log());
     }
 
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// Whether it runs still.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
     /// SIGTERM: the process ends when it is done.
     pub async fn terminate(mut self) -> ExitStatus {
         let pid = Pid::from_child(&self.child);
         kill_process(pid, Signal::TERM).unwrap();
-        let mut child = std::mem::replace(&mut self.child, Command::new("true").spawn().unwrap());
-        tokio::task::spawn_blocking(move || child.wait().unwrap()).await.unwrap()
+        self.ended().await
+    }
+
+    async fn ended(&mut self) -> ExitStatus {
+        within("the end of the server", async {
+            loop {
+                if let Some(status) = self.child.try_wait().unwrap() {
+                    return status;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await
     }
 
     /// The exit status of one that ends before.
-    async fn until_it_serves(&mut self) -> Result<(), ExitStatus> {
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return Err(status);
+    pub async fn until_it_serves(&mut self) -> Result<(), ExitStatus> {
+        within("a server that serves", async {
+            loop {
+                if let Some(status) = self.child.try_wait().unwrap() {
+                    return Err(status);
+                }
+                let mut health = HealthClient::new(self.site.channel());
+                let answer = health.check(HealthCheckRequest::default()).await;
+                if answer.is_ok_and(|answer| answer.get_ref().status() == ServingStatus::Serving) {
+                    return Ok(());
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
             }
-            let mut health = HealthClient::new(self.site.channel());
-            let answer = health.check(HealthCheckRequest::default()).await;
-            if answer.is_ok_and(|answer| answer.get_ref().status() == ServingStatus::Serving) {
-                return Ok(());
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        })
+        .await
     }
 }
 

@@ -5,6 +5,7 @@
 use std::{collections::BTreeSet, mem::take};
 
 use ibyok::grpc::pb::{self, AuditOutcome, VersionStage};
+use tokio::sync::mpsc::UnboundedSender;
 use tonic::{Code, Status};
 
 use super::model::{Deed, Done, KeyFacts, Model, Mutation, key_name};
@@ -20,6 +21,8 @@ pub struct Writer {
     pub model: Model,
     /// What was asked for and not answered.
     in_flight: Option<Mutation>,
+    /// With what the vault ended the work.
+    pub ended_with: Option<Status>,
     /// Keys that were not checked since they were touched.
     touched_keys: BTreeSet<String>,
     touched_tokens: BTreeSet<String>,
@@ -36,8 +39,8 @@ pub struct Writer {
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Seen {
     is_there: bool,
-    versions: usize,
-    current: usize,
+    /// From the first version.
+    stages: Vec<VersionStage>,
     /// None: refused, for the key is disabled.
     value: Option<String>,
 }
@@ -50,6 +53,7 @@ impl Writer {
             names: 0,
             model: Model::default(),
             in_flight: None,
+            ended_with: None,
             touched_keys: BTreeSet::new(),
             touched_tokens: BTreeSet::new(),
             receipts: Vec::new(),
@@ -59,14 +63,20 @@ impl Writer {
         }
     }
 
-    /// Writes and reads until the vault is gone.
-    pub async fn work(&mut self, caller: &Caller) {
+    /// Writes and reads until the vault is gone, and tells of each answer.
+    pub async fn work(&mut self, caller: &Caller, answered: UnboundedSender<()>) {
         loop {
-            let is_answered = if self.dice.below(3) == 0 { self.read(caller).await } else { self.write(caller).await };
+            let wanted = if self.dice.below(3) == 0 { self.pick_key(|facts| !facts.is_disabled) } else { None };
+            let is_answered = match wanted {
+                Some(key) => self.read(caller, &key).await,
+                None => self.write(caller).await,
+            };
             if !is_answered {
                 return;
             }
             self.acknowledged += 1;
+            // Nobody may listen any more.
+            let _ = answered.send(());
         }
     }
 
@@ -79,19 +89,24 @@ impl Writer {
                 self.in_flight = None;
                 true
             }
-            Err(status) if is_no_answer(&status) => false,
+            Err(status) if is_no_answer(&status) => {
+                self.ended_with = Some(status);
+                false
+            }
             Err(refusal) => panic!("{}: {mutation:?}: {refusal:?}", self.name),
         }
     }
 
-    async fn read(&mut self, caller: &Caller) -> bool {
-        let Some(key) = self.pick_key(|facts| !facts.is_disabled) else { return true };
-        match self.retrieve(caller, &key).await {
+    async fn read(&mut self, caller: &Caller, key: &str) -> bool {
+        match self.retrieve(caller, key).await {
             Ok(value) => {
-                assert_eq!(value, self.model.keys[&key].value());
+                assert_eq!(value, self.model.keys[key].value());
                 true
             }
-            Err(status) if is_no_answer(&status) => false,
+            Err(status) if is_no_answer(&status) => {
+                self.ended_with = Some(status);
+                false
+            }
             Err(refusal) => panic!("{}: retrieving {key}: {refusal:?}", self.name),
         }
     }
@@ -124,16 +139,29 @@ impl Writer {
                 let (id, _) = live[self.dice.below(live.len())];
                 Deed::Revoke { token: id.clone() }
             }
-            _ => {
-                let Some(key) = self.pick_key(|_| true) else { return self.create() };
-                let facts = &self.model.keys[&key];
-                let newest = facts.values.len();
-                if newest > facts.current {
-                    Deed::Promote { key, version: newest }
-                } else {
-                    Deed::AddVersion { key, secret: self.secret() }
+            5 => match self.pick_key(|facts| facts.previous.is_some()) {
+                Some(key) => Deed::RollBack { key },
+                None => self.rotate(),
+            },
+            6 => match self.pick_key(|facts| facts.values.len() > facts.destroyed.len() + 1) {
+                Some(key) => {
+                    let facts = &self.model.keys[&key];
+                    let there = |version: &usize| *version != facts.current && !facts.destroyed.contains(version);
+                    let versions: Vec<_> = (1..=facts.values.len()).filter(there).collect();
+                    let version = versions[self.dice.below(versions.len())];
+                    Deed::DestroyVersion { key, version }
                 }
-            }
+                None => self.rotate(),
+            },
+            _ => self.rotate(),
+        }
+    }
+
+    fn rotate(&mut self) -> Deed {
+        let Some(key) = self.pick_key(|_| true) else { return self.create() };
+        match self.model.keys[&key].pending() {
+            Some(version) => Deed::Promote { key, version },
+            None => Deed::AddVersion { key, secret: self.secret() },
         }
     }
 
@@ -155,6 +183,13 @@ impl Writer {
         let keys = self.model.keys.iter().filter(|(_, facts)| !facts.is_destroyed && fits(facts));
         let keys: Vec<_> = keys.map(|(key, _)| key).collect();
         if keys.is_empty() { None } else { Some(keys[self.dice.below(keys.len())].clone()) }
+    }
+
+    /// Wants that it was the connection that ended its work, and no answer of a server that lives on.
+    pub fn assert_cut_off(&mut self) {
+        let status = self.ended_with.take().expect("nothing ended the work");
+        let is_transport = std::error::Error::source(&status).is_some();
+        assert!(is_transport && reason(&status).is_empty(), "{}: {status:?}", self.name);
     }
 
     /// After a crash: the mutation that was under way happened wholly or not at all, and asked for
@@ -225,16 +260,14 @@ impl Writer {
             Err(status) if reason(&status) == "KEY_NOT_FOUND" => return Seen::default(),
             Err(status) => panic!("{key}: {status:?}"),
         };
-        let current: Vec<_> = versions.iter().filter(|version| version.stage() == VersionStage::Current).collect();
-        assert_eq!(current.len(), 1, "{key}: {versions:?}");
-        let (_, number) = current[0].name.rsplit_once('/').unwrap();
-        let (versions, current) = (versions.len(), number.parse().unwrap());
+        let newest_first = versions.iter().map(|version| version.stage());
+        let stages = newest_first.rev().collect();
         let value = match self.retrieve(caller, key).await {
             Ok(value) => Some(value),
             Err(status) if reason(&status) == "KEY_DISABLED" => None,
             Err(status) => panic!("{key}: {status:?}"),
         };
-        Seen { is_there: true, versions, current, value }
+        Seen { is_there: true, stages, value }
     }
 
     /// Tokens that are revoked stay so; the others are good.
@@ -267,7 +300,7 @@ impl Seen {
             return Self::default();
         }
         let value = (!facts.is_disabled).then(|| facts.value().to_owned());
-        Self { is_there: true, versions: facts.values.len(), current: facts.current, value }
+        Self { is_there: true, stages: facts.stages(), value }
     }
 }
 

@@ -37,7 +37,7 @@ async fn commit(store: &SqliteStore, actions: Vec<Action>) {
 }
 
 async fn one(store: &SqliteStore, key: &ItemKey) -> Option<Item> {
-    store.get(std::slice::from_ref(key), soon()).await.unwrap().remove(0)
+    store.get(std::slice::from_ref(key), soon()).await.unwrap().remove(0).map(SharedItem::into_item)
 }
 
 fn sealed(sort: &str, length: usize) -> NewItem {

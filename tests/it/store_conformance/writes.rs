@@ -164,7 +164,7 @@ pub(crate) async fn racing_writers_lose_nothing(fixture: &Fixture) {
         tokio::spawn(async move {
             for _ in 0..5 {
                 let keys = [at.clone()];
-                let mut current = store.get(&keys, soon()).await.unwrap().remove(0).unwrap();
+                let mut current = store.get(&keys, soon()).await.unwrap().remove(0).unwrap().into_item();
                 loop {
                     let action = put(&at, number(&current) + 1, Condition::Revision(current.revision));
                     match store.write(write_id(), vec![action], soon()).await.unwrap() {

@@ -112,7 +112,7 @@ async fn a_changed_token_is_refused_and_the_others_are_served() {
     }
     let [whole, changed_one, unreadable, wider, absent, subjectless] = &callers[..] else { unreachable!() };
 
-    // While it is served: the next call reads what is there by then.
+    // While it is served: with its next write the vault notices, and reads again what is there.
     let raw = Raw::open(vault.dir.path().join("vault.db"));
     let row = |caller: &Caller| raw.row(&token_place(caller), "META");
     raw.put(&changed(&row(changed_one), "changed", "Changed"));
@@ -145,6 +145,8 @@ async fn a_changed_token_is_refused_and_the_others_are_served() {
     for copy in 0..16 {
         raw.delete(&format!("O#{ORG}#E#{copy:x}"), "EPOCH");
     }
+    // What this one reads is in the memory still, or no longer.
+    let _ = retrieve(whole, "key").await;
     let refusal = retrieve(whole, "key").await.unwrap_err();
     assert_eq!((refusal.code(), reason(&refusal).as_str()), (Code::DataLoss, "RECORD_REJECTED"));
     vault.stop().await;

@@ -49,6 +49,9 @@ const KINDS: &[(&str, Guard, &str, &str)] = &[
     ("request", Guard::Mac, "O#{org}#IDEM#{hash}", "R"),
     ("key last used", Guard::Nothing, "O#{org}#LU", "K#.+"),
     ("token last used", Guard::Nothing, "O#{org}#LU", "T#{hash}"),
+    ("consumers", Guard::Nothing, "O#{org}#C#[^#]+", "[a-z2-7]{26}"),
+    ("usage of an hour", Guard::Nothing, "O#{org}#U#[0-9]+", "H#[0-9]{2}#[0-9a-f]"),
+    ("usage of a day", Guard::Nothing, "O#{org}#U#[0-9]+", "D#[0-9a-f]"),
     ("audit index", Guard::Nothing, "O#{org}#A#[0-9]+", "[0-9]+"),
     ("audit index day", Guard::Nothing, "O#{org}#A", "[0-9]+"),
     ("due", Guard::Nothing, "DUE#[0-9]+#[0-9a-f]", "[0-9]{20}#{org}#key#.+"),
@@ -57,9 +60,10 @@ const KINDS: &[(&str, Guard, &str, &str)] = &[
     ("audit head", Guard::Mac, "A#HEADS", "{chain}"),
     ("audit open chain", Guard::Nothing, "A#OPEN", "{chain}"),
     ("audit order", Guard::Mac, "A#LOG#[0-9]+", "[0-9]+"),
-    ("audit progress", Guard::Mac, "A#SEQ", "LOG|INDEX"),
+    ("audit progress", Guard::Mac, "A#SEQ", "LOG|INDEX|ARCHIVE"),
+    ("audit archive root", Guard::Mac, "A#ROOTS", "[0-9]{20}"),
     ("projection", Guard::Mac, "PROJ", "[a-z-]+"),
-    ("lease", Guard::Mac, "LEASE", "(sequencer|janitor)#TERM"),
+    ("lease", Guard::Mac, "LEASE", "(sequencer|janitor|archivist)#TERM"),
 ];
 
 /// All of them.

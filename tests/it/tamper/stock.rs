@@ -5,18 +5,24 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use ibyok::{
     domain::{
-        clock::{Clock, Deadline, SystemClock, SystemEntropy},
+        clock::{Clock, Deadline, ShiftedClock, SystemClock, SystemEntropy},
         error::Failure,
     },
     grpc::pb,
     kms::local::LocalKeyWrapper,
-    repository::records::Records,
+    repository::{
+        audit::{
+            AuditLog, AuditSettings, AuditTasks,
+            archive::{Archived, Archiver, Directory},
+        },
+        records::Records,
+    },
     service::{keyring::Keyring, sealing::Sealer},
-    store::{Item, ItemKey, ItemStore, sqlite::SqliteStore},
+    store::{Item, ItemKey, ItemStore, Order, Query, SortRange, sqlite::SqliteStore},
 };
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use crate::harness::{Caller, Home, ORG, Vault};
+use crate::harness::{Caller, Home, ORG, Vault, within};
 
 /// The second organization of the stock.
 pub const OTHER: &str = "other";
@@ -119,14 +125,17 @@ pub async fn fill(vault: &Vault) {
 /// Waits until the projection of last uses has reached `key`: then the log is in order and indexed
 /// up to its retrieval.
 pub async fn until_used(caller: &Caller, key: &str) {
-    loop {
-        let request = pb::GetKeyRequest { name: key.to_owned() };
-        let key = caller.keys().get_key(request).await.unwrap().into_inner().key.unwrap();
-        if key.last_used_time.is_some() {
-            return;
+    within("the time of a key's last use", async {
+        loop {
+            let request = pb::GetKeyRequest { name: key.to_owned() };
+            let key = caller.keys().get_key(request).await.unwrap().into_inner().key.unwrap();
+            if key.last_used_time.is_some() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    })
+    .await;
 }
 
 /// A stopped vault's database: through the store as the vault has it, and raw.
@@ -152,14 +161,44 @@ impl Opened {
 
     /// The item as the vault reads it, its MAC not looked at.
     pub async fn item(&self, row: &Row) -> Item {
-        let keys = [row.key()];
-        self.store.get(&keys, soon()).await.unwrap().pop().flatten().unwrap()
+        self.read(&row.key()).await
     }
 
     /// What the vault says to a record that it needs.
     pub async fn verify(&self, key: &ItemKey) -> Result<(), Failure> {
-        self.records.get_verified(key.clone(), soon()).await.map(|found| assert!(found.is_some(), "{key:?}"))
+        self.records.verify(self.read(key).await).map(drop)
     }
+
+    /// By a query, which remembers nothing: these tests write behind the store's back.
+    async fn read(&self, key: &ItemKey) -> Item {
+        let query = Query {
+            partition: key.partition.clone(),
+            range: SortRange::Prefix(key.sort.clone()),
+            order: Order::Ascending,
+            limit: 1,
+            after: None,
+        };
+        let item = self.records.query(query, soon()).await.unwrap().items.remove(0);
+        assert_eq!(item.key, *key);
+        item
+    }
+}
+
+/// Lets what is in the audit log leave for an archive, and writes more behind it.
+pub async fn archive(home: &Home, opened: &Opened) {
+    let directory = home.path().join("archive");
+    std::fs::create_dir(&directory).unwrap();
+    let clock = Arc::new(ShiftedClock::default());
+    clock.advance(Duration::from_secs(3 * 86_400));
+    let settings = AuditSettings::default();
+    let log = AuditLog::open(opened.records.clone(), clock, Arc::new(SystemEntropy), settings).unwrap();
+    let mut tasks = AuditTasks::new(&log);
+    tasks.tick().await.unwrap();
+    let archiver = Archiver::new(&log, Directory::new(directory), Duration::from_secs(86_400));
+    assert!(matches!(archiver.step(None).await.unwrap(), Archived::File(_)));
+    while archiver.step(None).await.unwrap() != Archived::Nothing {}
+    log.close().await;
+    tasks.tick().await.unwrap();
 }
 
 pub fn soon() -> Deadline {

@@ -58,7 +58,7 @@ pub(super) struct Vault {
 #[derive(Clone)]
 pub(super) struct Who {
     pub(super) peer: Peer,
-    pub(super) claims: Option<Claims>,
+    pub(super) claims: Option<Arc<Claims>>,
     pub(super) jwt: String,
 }
 

@@ -37,7 +37,10 @@ pub(super) async fn tail(args: Tail, session: &Session, out: &mut Output) -> Res
     events.reverse();
     events.iter().try_for_each(|event| show(event, out))?;
     if !args.follow {
-        return if events.is_empty() && !out.is_json() { out.note("no events") } else { Ok(()) };
+        if events.is_empty() && !out.is_document() {
+            out.note("no events");
+        }
+        return Ok(());
     }
     // From the oldest that was shown on, without those that were: nothing falls between list and stream.
     let start_time = events.first().and_then(|event| event.time).or(Some(began));
@@ -52,7 +55,7 @@ pub(super) async fn tail(args: Tail, session: &Session, out: &mut Output) -> Res
 }
 
 fn show(event: &pb::AuditEvent, out: &mut Output) -> Result<(), Failure> {
-    if out.is_json() { out.json_line(&view::event_json(event)) } else { out.line(&view::line(event)) }
+    if out.is_document() { out.document_of_many(&view::event_json(event)) } else { out.line(&view::line(event)) }
 }
 
 struct Follower {
@@ -71,7 +74,7 @@ impl Follower {
                         out.note(&format!(
                             "note: the stream broke off; trying again in {} s",
                             self.pause.as_secs_f32()
-                        ))?;
+                        ));
                     }
                     Stopped::Call(status) => return Err(status.into()),
                     Stopped::Output(failure) => return Err(failure),

@@ -41,10 +41,15 @@ fn conclude(last: Option<pb::VerifyAuditLogResponse>, out: &mut Output) -> Resul
     let bad = (!verdict.intact).then(|| {
         json!({ "chain": verdict.first_bad_chain, "sequence": verdict.first_bad_sequence, "problem": verdict.problem })
     });
-    let json =
-        json!({ "intact": verdict.intact, "checked": verdict.checked, "total": verdict.total, "first_bad": bad });
+    let json = json!({
+        "intact": verdict.intact, "checked": verdict.checked, "total": verdict.total,
+        "archived": verdict.archived, "first_bad": bad,
+    });
     out.show(&json, || {
-        let scope = format!("{} of {} records checked", verdict.checked, verdict.total);
+        let mut scope = format!("{} of {} records checked", verdict.checked, verdict.total);
+        if verdict.archived > 0 {
+            scope.push_str(&format!("; {} before them are in the archive", verdict.archived));
+        }
         if verdict.intact {
             return vec![format!("intact: {scope}")];
         }
@@ -77,6 +82,8 @@ mod tests {
             first_bad_sequence: 7,
             problem: "hash differs".into(),
             first_bad_chain: "c1".into(),
+            first_position: 1,
+            archived: 0,
         }
     }
 
@@ -84,11 +91,14 @@ mod tests {
     fn the_verdict_is_printed_and_decides_the_exit_code() {
         let (mut out, stdout, _) = output(Format::Table, false);
         conclude(Some(verdict(true)), &mut out).unwrap();
+        conclude(Some(pb::VerifyAuditLogResponse { first_position: 41, archived: 40, ..verdict(true) }), &mut out)
+            .unwrap();
         let failure = conclude(Some(verdict(false)), &mut out).unwrap_err();
         assert_eq!(failure.exit, Exit::DataLoss);
         assert_eq!(
             stdout.text(),
-            "intact: 9 of 12 records checked\nBROKEN at sequence 7 of chain c1: hash differs; 9 of 12 records checked\n"
+            "intact: 9 of 12 records checked\n\
+             intact: 9 of 12 records checked; 40 before them are in the archive\nBROKEN at sequence 7 of chain c1: hash differs; 9 of 12 records checked\n"
         );
     }
 

@@ -20,7 +20,11 @@ fn state(key: &pb::Key) -> String {
 }
 
 fn stage(version: &pb::KeyVersion) -> String {
-    word(version.stage().as_str_name(), "VERSION_STAGE_")
+    stage_word(version.stage())
+}
+
+pub(super) fn stage_word(stage: pb::VersionStage) -> String {
+    word(stage.as_str_name(), "VERSION_STAGE_")
 }
 
 pub(super) fn key_json(key: &pb::Key) -> Value {
@@ -76,7 +80,8 @@ pub(super) fn version_json(version: &pb::KeyVersion) -> Value {
     })
 }
 
-fn scheme_json(scheme: &pb::AuthScheme) -> Value {
+/// How a key is shown to its provider.
+pub(crate) fn scheme_json(scheme: &pb::AuthScheme) -> Value {
     json!({ "header": scheme.header, "prefix": scheme.prefix, "extra_headers": scheme.extra_headers })
 }
 
@@ -133,7 +138,49 @@ pub(super) fn lines(key: &pb::Key, now: &Timestamp) -> Vec<String> {
     lines
 }
 
-fn versions(versions: &[pb::KeyVersion], now: &Timestamp) -> Table {
+/// What is to be rotated, and when.
+pub(super) fn due_table(keys: &[pb::Key], now: &Timestamp) -> Table {
+    let mut table = Table::new(["PROVIDER", "NAME", "STATE", "ENVIRONMENT", "ROTATION DUE", "DESCRIPTION"]);
+    for key in keys {
+        table.row(vec![
+            key.provider.clone(),
+            short(&key.name).to_owned(),
+            state(key),
+            key.environment.clone(),
+            time::distance(&key.rotation.as_ref().and_then(|rotation| rotation.next_rotation_time), now),
+            key.description.clone(),
+        ]);
+    }
+    table
+}
+
+pub(super) fn consumer_json(consumer: &pb::list_key_consumers_response::Consumer) -> Value {
+    json!({
+        "subject": consumer.subject,
+        "token_id": consumer.token_id,
+        "client_identity": consumer.client_identity,
+        "key_version": consumer.key_version,
+        "last_retrieved_time": time::json(&consumer.last_retrieved_time),
+        "holds_current": consumer.holds_current,
+    })
+}
+
+pub(super) fn consumers(consumers: &[pb::list_key_consumers_response::Consumer], now: &Timestamp) -> Table {
+    let mut table = Table::new(["SUBJECT", "HOLDS VERSION", "CURRENT", "LAST RETRIEVED", "CERTIFICATE", "TOKEN"]);
+    for consumer in consumers {
+        table.row(vec![
+            consumer.subject.clone(),
+            short(&consumer.key_version).to_owned(),
+            if consumer.holds_current { "yes" } else { "NO" }.to_owned(),
+            time::distance(&consumer.last_retrieved_time, now),
+            consumer.client_identity.clone(),
+            short(&consumer.token_id).to_owned(),
+        ]);
+    }
+    table
+}
+
+pub(super) fn versions(versions: &[pb::KeyVersion], now: &Timestamp) -> Table {
     let mut table = Table::new(["VERSION", "STAGE", "PREVIEW", "CREATED", "PROMOTED", "RETIRES"]);
     for version in versions {
         table.row(vec![

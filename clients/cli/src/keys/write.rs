@@ -1,13 +1,10 @@
 //! Storing keys and withdrawing them.
 
-use std::{
-    io::{self, BufRead as _, IsTerminal as _},
-    path::PathBuf,
-    time::Duration,
-};
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
 use ibyok_client::pb;
+use prost_types::Timestamp;
 use serde_json::json;
 
 use super::view;
@@ -15,12 +12,18 @@ use crate::{
     args::{Yes, parse_pair},
     failure::Failure,
     output::Output,
+    prompt::confirm,
     secret_input,
     session::{Session, short},
     time::{self, parse_duration},
 };
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  ibyok keys add openai-prod --environment production --label team=search   # asks for the value
+  ibyok keys add anthropic-prod --from-file key.txt --rotate-every 90d
+  ibyok keys add llama --provider ollama --no-key --base-url http://localhost:11434")]
 pub(crate) struct Add {
     /// Id of the new key
     name: String,
@@ -83,7 +86,7 @@ pub(super) async fn add(args: Add, session: &Session, out: &mut Output) -> Resul
     let is_stored = !args.validate_only;
     let request = pb::CreateKeyRequest { secret, parent: session.names.parent(), ..create_request(args) };
     let created = session.client.key_vault().create_key(request).await?.into_inner();
-    warn(&created.warnings, out)?;
+    warn(&created.warnings, out);
     let key = created.key.ok_or_else(|| Failure::contract("the key"))?;
     let json = json!({
         "key": view::key_json(&key),
@@ -126,8 +129,8 @@ fn create_request(args: Add) -> pb::CreateKeyRequest {
 }
 
 /// Shows advice beside the answer.
-pub(super) fn warn(warnings: &[pb::Warning], out: &mut Output) -> Result<(), Failure> {
-    warnings.iter().try_for_each(|warning| out.note(&format!("warning: {} ({})", warning.message, warning.code)))
+pub(super) fn warn(warnings: &[pb::Warning], out: &mut Output) {
+    warnings.iter().for_each(|warning| out.note(&format!("warning: {} ({})", warning.message, warning.code)))
 }
 
 #[derive(Debug, Args)]
@@ -186,55 +189,65 @@ pub(super) async fn undelete(name: &str, session: &Session, out: &mut Output) ->
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  ibyok keys destroy openai-old --confirm openai-old
+  ibyok keys destroy openai-prod --version 3 --confirm openai-prod")]
 pub(crate) struct Destroy {
     /// Key id, or orgs/{org}/keys/{key}
     name: String,
-    /// The same name again: nothing brings the key back
+    /// Only this version, by its number
+    #[arg(long = "version", value_name = "N", id = "which")]
+    which: Option<String>,
+    /// The same name again: nothing brings the value back
     #[arg(long, value_name = "NAME")]
     confirm: String,
 }
 
 pub(super) async fn destroy(args: Destroy, session: &Session, out: &mut Output) -> Result<(), Failure> {
     if args.confirm != args.name {
+        let version = args.which.as_ref().map(|number| format!(" --version {number}")).unwrap_or_default();
         return Err(Failure::usage(
             "nothing was destroyed: --confirm does not repeat the name",
-            format!("`ibyok keys destroy {0} --confirm {0}`", args.name),
+            format!("`ibyok keys destroy {0}{version} --confirm {0}`", args.name),
         ));
     }
     let name = session.full_key_name(&args.name).await?;
-    let request = pb::DestroyKeyRequest { confirm: name.clone(), name: name.clone(), ..Default::default() };
-    let done = session.client.key_vault().destroy_key(request).await?.into_inner();
+    let (name, destroyed, irrecoverable) = match args.which {
+        Some(number) => destroy_version(&format!("{name}/versions/{number}"), "", session).await?,
+        None => {
+            let request = pb::DestroyKeyRequest { confirm: name.clone(), name: name.clone(), ..Default::default() };
+            let done = session.client.key_vault().destroy_key(request).await?.into_inner();
+            (name, done.destroy_time, done.irrecoverable_time)
+        }
+    };
     let json = json!({
         "name": name,
-        "destroy_time": time::json(&done.destroy_time),
-        "irrecoverable_time": time::json(&done.irrecoverable_time),
+        "destroy_time": time::json(&destroyed),
+        "irrecoverable_time": time::json(&irrecoverable),
     });
     out.show(&json, || {
-        let gone = time::both(&done.irrecoverable_time, &time::now());
+        let gone = time::both(&irrecoverable, &time::now());
         let backups = if gone.is_empty() { gone } else { format!("; gone from backups too by {gone}") };
         vec![format!("destroyed {name}{backups}")]
     })
 }
 
+/// The version, when it was destroyed, and when no backup brings it back. With an `etag` only while
+/// the key's is still that one.
+pub(super) async fn destroy_version(
+    name: &str,
+    etag: &str,
+    session: &Session,
+) -> Result<(String, Option<Timestamp>, Option<Timestamp>), Failure> {
+    let (name, etag) = (name.to_owned(), etag.to_owned());
+    let request = pb::DestroyKeyVersionRequest { confirm: name.clone(), name, etag, ..Default::default() };
+    let done = session.client.key_vault().destroy_key_version(request).await?.into_inner();
+    let version = done.version.ok_or_else(|| Failure::contract("the version"))?;
+    Ok((version.name, version.destroy_time, done.irrecoverable_time))
+}
+
 fn changed(key: Option<pb::Key>, done: &str, out: &mut Output) -> Result<(), Failure> {
     let key = key.ok_or_else(|| Failure::contract("the key"))?;
     out.show(&json!({ "key": view::key_json(&key) }), || vec![format!("{done} {}", key.name)])
-}
-
-/// Asks whoever sits at standard input; nobody there: --yes is needed.
-fn confirm(question: &str, yes: &Yes, out: &mut Output) -> Result<(), Failure> {
-    if yes.yes {
-        return Ok(());
-    }
-    let stopped = || Failure::usage("nothing was done: it was not confirmed", "answer y, or add --yes");
-    if !io::stdin().is_terminal() {
-        return Err(stopped());
-    }
-    out.ask(&format!("{question} [y/N]"))?;
-    let mut answer = String::new();
-    io::stdin().lock().read_line(&mut answer)?;
-    match answer.trim().to_ascii_lowercase().as_str() {
-        "y" | "yes" => Ok(()),
-        _ => Err(stopped()),
-    }
 }

@@ -27,7 +27,7 @@ struct Destination {
 
 /// What the new token may do: one grant.
 #[derive(Debug, Args)]
-struct GrantArgs {
+pub(crate) struct GrantArgs {
     /// Resource name or pattern it is good for, e.g. orgs/acme/keys/openai-*; repeatable [default: all of the organization]
     #[arg(long = "resource", value_name = "PATTERN", requires = "scopes")]
     resources: Vec<String>,
@@ -44,7 +44,7 @@ struct GrantArgs {
 
 impl GrantArgs {
     /// None without scopes: the server's default.
-    fn grants(self, scopes: Vec<String>) -> Vec<pb::Grant> {
+    pub(crate) fn grants(self, scopes: Vec<String>) -> Vec<pb::Grant> {
         if scopes.is_empty() {
             return Vec::new();
         }
@@ -59,7 +59,10 @@ impl GrantArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("bound").args(["certificate_sha256", "client_identity"]))]
+#[command(group = ArgGroup::new("bound").args(["certificate_sha256", "client_identity"]), after_help = "\
+Example:
+  ibyok tokens issue --subject billing --scope keys:read --resource 'orgs/acme/keys/openai-*' \\
+    --client-identity spiffe://acme/billing --ttl 24h --out billing-token")]
 pub(crate) struct Issue {
     /// For whom: a service's name
     #[arg(long, value_name = "NAME")]
@@ -175,8 +178,8 @@ impl Delivery {
     fn prepare(to: Destination, out: &Output) -> Result<Self, Failure> {
         match to.out {
             Some(path) => Ok(Self::File(TokenFile::create(&path)?, path)),
-            None if out.is_json() => {
-                Err(Failure::usage("JSON output never holds a token", "add --out FILE, or leave out `-o json`"))
+            None if out.is_document() => {
+                Err(Failure::usage("a document never holds a token", "add --out FILE, or leave out `-o`"))
             }
             None => Ok(Self::StandardOutput),
         }
@@ -197,7 +200,8 @@ impl Delivery {
             }
             Self::StandardOutput => {
                 out.secret(jwt.expose_secret())?;
-                out.note(&said)
+                out.note(&said);
+                Ok(())
             }
         }
     }

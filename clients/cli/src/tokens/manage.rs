@@ -1,5 +1,7 @@
 //! Looking at tokens and withdrawing them.
 
+use std::time::Duration;
+
 use clap::{ArgGroup, Args};
 use ibyok_client::pb::{self, revoke_tokens_request::Which};
 use serde_json::json;
@@ -9,12 +11,13 @@ use crate::{
     failure::{Exit, Failure},
     output::Output,
     session::Session,
-    time::{self, When, parse_when},
+    time::{self, When, parse_duration, parse_when},
 };
 
 const PAGE_SIZE: i32 = 200;
 
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  ibyok tokens list --unused-for 30d   # what to revoke")]
 pub(crate) struct List {
     /// Only tokens of this subject
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
@@ -25,6 +28,9 @@ pub(crate) struct List {
     /// Only tokens that were not used since: RFC 3339, or how long ago
     #[arg(long, value_name = "WHEN", value_parser = parse_when)]
     not_used_since: Option<When>,
+    /// Only tokens that were not used for so long, or never
+    #[arg(long, value_name = "SPAN", value_parser = parse_duration, conflicts_with = "not_used_since")]
+    unused_for: Option<Duration>,
     /// At most so many [default: all]
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
@@ -37,7 +43,7 @@ pub(super) async fn list(args: List, session: &Session, out: &mut Output) -> Res
         page_size: PAGE_SIZE,
         subject: args.subject,
         show_inactive: args.all,
-        not_used_since: args.not_used_since.map(|when| when.before(&now)),
+        not_used_since: args.unused_for.map(When::Ago).or(args.not_used_since).map(|when| when.before(&now)),
         ..Default::default()
     };
     let limit = args.limit.unwrap_or(usize::MAX);
@@ -53,6 +59,19 @@ pub(super) async fn list(args: List, session: &Session, out: &mut Output) -> Res
     tokens.truncate(limit);
     let values = tokens.iter().map(view::token_json).collect();
     out.list("tokens", values, view::table(&tokens, &now), "no tokens")
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Show {
+    /// Token id, or orgs/{org}/tokens/{id}
+    name: String,
+}
+
+pub(super) async fn show(args: Show, session: &Session, out: &mut Output) -> Result<(), Failure> {
+    let request = pb::GetTokenRequest { name: session.names.token(&args.name) };
+    let token = session.client.tokens().get_token(request).await?.into_inner().token;
+    let token = token.ok_or_else(|| Failure::contract("the token"))?;
+    out.show(&json!({ "token": view::token_json(&token) }), || view::lines(&token, "", &time::now()))
 }
 
 #[derive(Debug, Args)]

@@ -1,14 +1,14 @@
 //! `ibyok tokens`: who may call the vault.
 
-mod issue;
+pub(crate) mod issue;
 mod manage;
-mod view;
+pub(crate) mod view;
 
 use clap::Subcommand;
 
 use self::{
     issue::{Exchange, Issue, Renew},
-    manage::{List, Revoke},
+    manage::{List, Revoke, Show},
 };
 use crate::{failure::Failure, output::Output, session::Session};
 
@@ -22,6 +22,8 @@ pub(crate) enum TokensCommand {
     Renew(Renew),
     /// List tokens; never the tokens themselves
     List(List),
+    /// Show one token; never the token itself
+    Show(Show),
     /// Revoke by name, by subject, or all issued before a time; at once
     Revoke(Revoke),
     /// Who you are to the vault, with which scopes, until when
@@ -34,6 +36,7 @@ pub(crate) async fn run(command: TokensCommand, session: &Session, out: &mut Out
         TokensCommand::Exchange(exchange) => issue::exchange(exchange, session, out).await,
         TokensCommand::Renew(renew) => issue::renew(renew, session, out).await,
         TokensCommand::List(list) => manage::list(list, session, out).await,
+        TokensCommand::Show(show) => manage::show(show, session, out).await,
         TokensCommand::Revoke(revoke) => manage::revoke(revoke, session, out).await,
         TokensCommand::Whoami => manage::whoami(session, out).await,
     }

@@ -31,7 +31,8 @@ pub(super) fn token_json(token: &pb::Token) -> Value {
     })
 }
 
-fn grant_json(grant: &pb::Grant) -> Value {
+/// One grant.
+pub(crate) fn grant_json(grant: &pb::Grant) -> Value {
     json!({
         "scopes": grant.scopes,
         "resources": grant.resources,
@@ -102,17 +103,21 @@ pub(super) fn lines(token: &pb::Token, certificate: &str, now: &Timestamp) -> Ve
         ("renewable until", time::both(&token.max_expire_time, now)),
         ("uses", if token.uses_max > 0 { format!("{} of {}", token.uses, token.uses_max) } else { String::new() }),
     ]);
-    for grant in &token.grants {
-        let labels: Vec<_> = grant.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        lines.push(String::new());
-        lines.extend(fields(&[
-            ("grant", grant.scopes.join(" ")),
-            ("on", grant.resources.join(" ")),
-            ("labels", labels.join(" ")),
-            ("environments", grant.environments.join(" ")),
-            ("from", grant.client_cidrs.join(" ")),
-        ]));
-    }
+    lines.extend(token.grants.iter().flat_map(grant_lines));
+    lines
+}
+
+/// One grant for people, after an empty line.
+pub(crate) fn grant_lines(grant: &pb::Grant) -> Vec<String> {
+    let labels: Vec<_> = grant.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let mut lines = vec![String::new()];
+    lines.extend(fields(&[
+        ("grant", grant.scopes.join(" ")),
+        ("on", grant.resources.join(" ")),
+        ("labels", labels.join(" ")),
+        ("environments", grant.environments.join(" ")),
+        ("from", grant.client_cidrs.join(" ")),
+    ]));
     lines
 }
 

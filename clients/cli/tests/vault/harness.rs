@@ -2,13 +2,15 @@
 
 use std::{
     fs::{self, File},
-    io::{BufRead as _, BufReader, Write as _},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    os::unix::process::ExitStatusExt as _,
     path::Path,
     process::{Child, ChildStdout, Command, Stdio},
     thread,
     time::Duration,
 };
 
+use rustix::process::{Pid, Signal};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -16,7 +18,12 @@ use tempfile::TempDir;
 /// `keys get`.
 pub(crate) const CANARY: &str = "sk-proj-CaNaRyT3BlbkFJa7f1d09e5b2c4838a6e0CaNaRyQ1w2E3r4";
 pub(crate) const NEW_CANARY: &str = "sk-proj-CaNaRyT3BlbkFJ5c8e2b7d9f104a3e6bCaNaRyZ9y8X7v6";
-const CANARY_CORES: [&str; 2] = ["FJa7f1d09e5b2c4838a6e0C", "FJ5c8e2b7d9f104a3e6bC"];
+const CANARY_CORES: [&str; 3] = ["FJa7f1d09e5b2c4838a6e0C", "FJ5c8e2b7d9f104a3e6bC", "T3BlbkFJ0f9e8d7c"];
+
+/// One of many keys, of a shape that is OpenAI's for sure.
+pub(crate) fn canary(n: usize) -> String {
+    format!("sk-proj-CaNaRy{n:014}T3BlbkFJ0f9e8d7c6b5a49382716")
+}
 
 /// `ibyok-server dev` in a directory of its own.
 pub(crate) struct Vault {
@@ -52,6 +59,18 @@ impl Vault {
         Self { directory, server, environment }
     }
 
+    /// Writes a file beside the vault's own; where it is.
+    pub(crate) fn file(&self, name: &str, text: &str) -> String {
+        let path = self.path(name);
+        fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// `host:port`
+    pub(crate) fn address(&self) -> &str {
+        &self.environment.iter().find(|(name, _)| name == "IBYOK_ADDR").unwrap().1
+    }
+
     /// A file beside the vault's own.
     pub(crate) fn path(&self, name: &str) -> String {
         self.directory.path().join("dev").join(name).to_str().unwrap().to_owned()
@@ -71,10 +90,15 @@ impl Vault {
         let mut child = self.command(arguments).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         // Whoever refuses its arguments does not read.
         let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+        self.ended(arguments, child)
+    }
+
+    fn ended(&self, arguments: &[&str], child: Child) -> Ran {
         let output = child.wait_with_output().unwrap();
         let ran = Ran {
             command: arguments.join(" "),
-            code: output.status.code().unwrap(),
+            code: output.status.code().unwrap_or(-1),
+            signal: output.status.signal(),
             stdout: String::from_utf8(output.stdout).unwrap(),
             stderr: String::from_utf8(output.stderr).unwrap(),
         };
@@ -89,9 +113,24 @@ impl Vault {
         Follower { child, lines }
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    /// Once it wrote a line it gets `signal`.
+    pub(crate) fn signalled(&self, arguments: &[&str], signal: Signal) -> Ran {
+        let mut child = self.command(arguments).stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut line = Vec::new();
+        let stdout = child.stdout.as_mut().unwrap();
+        while !line.ends_with(b"\n") {
+            let mut byte = [0];
+            assert_eq!(stdout.read(&mut byte).unwrap(), 1, "it ended before it wrote a line");
+            line.push(byte[0]);
+        }
+        rustix::process::kill_process(Pid::from_child(&child), signal).unwrap();
+        self.ended(arguments, child)
+    }
+
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ibyok"));
         command.args(arguments).env_clear().envs(self.environment.iter().cloned()).stdout(Stdio::piped());
+        command.env("PATH", "/usr/local/bin:/usr/bin:/bin");
         command
     }
 }
@@ -114,8 +153,9 @@ fn export(line: &str) -> Option<(String, String)> {
 pub(crate) struct Ran {
     command: String,
     code: i32,
+    pub(crate) signal: Option<i32>,
     pub(crate) stdout: String,
-    stderr: String,
+    pub(crate) stderr: String,
 }
 
 impl Ran {

@@ -9,7 +9,7 @@ fn call() -> Call {
     use crate::domain::clock::Clock as _;
     Call {
         method: methods::find("/ibyok.v1.Tokens/IssueToken").unwrap(),
-        claims: Some(testing::claims(&[Scope::TokensIssue])),
+        claims: Some(testing::claims(&[Scope::TokensIssue]).into()),
         peer: testing::connection(testing::later()).peer,
         user_agent: String::new(),
         trace_id: String::new(),
