@@ -19,12 +19,16 @@ crash-long CYCLES="2000":
 fuzz-long SECONDS="3600" *TARGETS:
     tools/fuzz long {{SECONDS}} {{TARGETS}}
 
+# Change the code that decides, a thing at a time, and see that a test notices; one file: -f src/authz/jwt.rs
+mutants *ARGS:
+    CRASH_CYCLES=5 "$(tools/ensure cargo-mutants)" mutants --package ibyok {{ARGS}}
+
 # Measure retrievals beside a bare echo, rotations, memory, time to ready; on a quiet machine
 bench *ARGS:
     cargo build --release --locked -p ibyok -p ibyok-bench --bins
     target/release/ibyok-bench run --rotations --null-audit {{ARGS}}
 
-# The same with a million stored keys, which are kept in DIR for the next time: 8 GB
+# The same with a million stored keys, which are kept in DIR for the next time: 5 GB
 bench-million DIR="target/bench-million":
     just bench --keys 1000000 --dir {{DIR}}
 

@@ -9,7 +9,9 @@
 //! - [`repository`]: records on the store port, written once for every adapter.
 //! - [`service`]: the use cases.
 //! - [`grpc`]: the wire; the only place that knows tonic and the generated types.
-//! - [`config`], [`server`], [`telemetry`]: settings, the composition root, logs.
+//! - [`config`], [`telemetry`], [`process`], [`pki`]: settings, logs, the process's hardening,
+//!   development certificates.
+//! - [`server`]: the composition root.
 
 pub mod authz;
 pub mod config;

@@ -52,7 +52,7 @@ pub struct ExchangePermit {
 pub fn admit_exchange(org: &OrgId, epoch: Option<&Epoch>, assertion: Assertion<'_>) -> Result<ExchangePermit, Failure> {
     match assertion {
         Assertion::Certificate { peer, bindings, choice, now } => {
-            if now >= peer.certificate.not_after {
+            if peer.certificate.is_expired(now) {
                 return Err(Reason::CertificateExpired.into());
             }
             epoch.ok_or(Reason::ExchangeRefused)?;

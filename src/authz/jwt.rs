@@ -13,7 +13,7 @@ use crate::domain::{
     error::{Failure, Reason},
     ids::{OrgId, Subject, TokenId},
     scope::Scope,
-    secret::SecretKey,
+    secret::{SecretKey, wipe_stack},
     token::{AccessToken, Confirmation, TokenMode},
 };
 
@@ -41,8 +41,9 @@ pub fn sign(realm: &Realm, claims: &Claims, seed: &SecretKey) -> Result<AccessTo
     header.typ = Some(TYPE.to_owned());
     header.kid = Some(claims.signing_key.clone());
     let key = Zeroizing::new([PKCS8_PREFIX, seed.expose_secret()].concat());
-    let text = jsonwebtoken::encode(&header, &Payload::new(realm, claims), &EncodingKey::from_ed_der(&key))
-        .map_err(|cause| Failure::new(Reason::Internal).caused_by(cause))?;
+    let text = jsonwebtoken::encode(&header, &Payload::new(realm, claims), &EncodingKey::from_ed_der(&key));
+    wipe_stack();
+    let text = text.map_err(|cause| Failure::new(Reason::Internal).caused_by(cause))?;
     if text.len() > JWT_MAX {
         return Err(Failure::invalid("client_identity", "short enough for the token to stay within 4096 bytes"));
     }
@@ -73,11 +74,8 @@ pub(super) struct Unverified<'a> {
 }
 
 impl<'a> Unverified<'a> {
-    /// Takes `text` apart; None when it is no token of this format.
+    /// Takes `text`, of at most [`JWT_MAX`] bytes, apart; None when it is no token of this format.
     pub(super) fn parse(text: &'a str) -> Option<Self> {
-        if text.len() > JWT_MAX {
-            return None;
-        }
         let (message, signature) = text.rsplit_once('.')?;
         let (header, payload) = message.split_once('.')?;
         let header: JoseHeader = serde_json::from_slice(&BASE64URL_NOPAD.decode(header.as_bytes()).ok()?).ok()?;
@@ -101,8 +99,10 @@ impl<'a> Unverified<'a> {
 /// Whether the base64url `signature` over `message` is of the Ed25519 key `public`.
 fn is_signed(public: &[u8; 32], message: &[u8], signature: &str) -> bool {
     // Decoded here first: only canonical base64url without padding passes.
-    BASE64URL_NOPAD.decode(signature.as_bytes()).is_ok_and(|bytes| bytes.len() == 64)
-        && crypto::verify(signature, message, &DecodingKey::from_ed_der(public), Algorithm::EdDSA).unwrap_or(false)
+    let is_signed = BASE64URL_NOPAD.decode(signature.as_bytes()).is_ok_and(|bytes| bytes.len() == 64)
+        && crypto::verify(signature, message, &DecodingKey::from_ed_der(public), Algorithm::EdDSA).unwrap_or(false);
+    wipe_stack();
+    is_signed
 }
 
 #[derive(Deserialize)]

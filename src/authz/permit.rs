@@ -89,7 +89,7 @@ pub(super) fn present(evidence: Evidence<'_>) -> Result<(&Arc<TokenRecord>, Time
     if !is_bound_to(&token.confirmation, &peer.certificate) {
         return Err(Reason::TokenCertificateMismatch.into());
     }
-    if now >= peer.certificate.not_after {
+    if peer.certificate.is_expired(now) {
         return Err(Reason::CertificateExpired.into());
     }
     match standing(token, evidence.parent, evidence.subject, evidence.epoch, now) {

@@ -83,10 +83,38 @@ pub struct AuditDraft {
     pub purpose: String,
     /// W3C trace id, 32 hex digits, or empty.
     pub trace_id: String,
-    /// Allow-listed extras: `version`, `provider`, `environment`, `uid`.
+    /// What else is told, by names of ours: of a key `provider`, `uid`, `environment`, `version`; of a
+    /// retrieval that failed the `event` that allowed it; of a revocation `revoked_subject`,
+    /// `issued_before_micros`; of refusals without a record of their own their `count`; of an archived part
+    /// `first_position`, `last_position`, `records`, `file_digest`. A
+    /// grant that is limited to environments shows only records that name one, so those of a key do.
     pub details: BTreeMap<&'static str, String>,
     /// Revision of the resource after a mutation; 0 otherwise.
     pub revision: u64,
+}
+
+impl AuditDraft {
+    /// What the server did by itself: ALLOWED, and nobody called.
+    #[must_use]
+    pub fn of_server(org: OrgId, time: Timestamp, action: Action) -> Self {
+        Self {
+            org,
+            time,
+            action,
+            outcome: Outcome::Allowed,
+            reason: None,
+            resource: String::new(),
+            subject: String::new(),
+            token_id: String::new(),
+            client_identity: String::new(),
+            client_address: String::new(),
+            user_agent: String::new(),
+            purpose: String::new(),
+            trace_id: String::new(),
+            details: BTreeMap::new(),
+            revision: 0,
+        }
+    }
 }
 
 /// Where the record of a call stands: its event id is `{chain}.{sequence}`.

@@ -68,7 +68,6 @@ reasons! {
     TokenRevoked "TOKEN_REVOKED" Unauthenticated "the token has been revoked";
     TokenCertificateMismatch "TOKEN_CERTIFICATE_MISMATCH" Unauthenticated "the token is bound to another client certificate";
     TokenUsedUp "TOKEN_USED_UP" Unauthenticated "the token has been used as often as it may be";
-    CertificateMissing "CERTIFICATE_MISSING" Unauthenticated "this call needs a client certificate";
     CertificateExpired "CERTIFICATE_EXPIRED" Unauthenticated "the client certificate has expired: renew it and connect again";
     CertificateRevoked "CERTIFICATE_REVOKED" Unauthenticated "the client certificate has been revoked";
     ExchangeRefused "EXCHANGE_REFUSED" Unauthenticated "no binding of that organization matches this identity";

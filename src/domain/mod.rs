@@ -15,6 +15,7 @@ pub mod mac;
 pub mod pattern;
 pub mod principal;
 pub mod provider;
+mod rfc3339;
 pub mod scope;
 pub mod secret;
 pub mod token;

@@ -137,6 +137,7 @@ mod tests {
             ("orgs/acme/keys/a", "orgs/acme/keys/ab", false),
         ] {
             assert_eq!(pattern(text).matches(name), expected, "{text} {name}");
+            assert_eq!(pattern(text).to_string(), text);
         }
     }
 

@@ -28,6 +28,11 @@ impl ClientCertificate {
         let spiffe = self.identities.iter().find(|identity| identity.starts_with("spiffe://"));
         spiffe.or(self.identities.first()).map(String::as_str)
     }
+    /// Whether its validity is over: at its last moment it is.
+    #[must_use]
+    pub fn is_expired(&self, now: Timestamp) -> bool {
+        now >= self.not_after
+    }
     /// Whether it bears `identity`; DNS names are compared without regard to case (RFC 4343).
     #[must_use]
     pub fn bears(&self, identity: &str) -> bool {
@@ -167,8 +172,39 @@ mod tests {
     }
 
     #[test]
+    fn a_certificate_is_named_by_its_hash_and_by_its_first_spiffe_id_or_dns_name() {
+        let of = |identities: &[&str]| ClientCertificate {
+            identities: identities.iter().map(ToString::to_string).collect(),
+            sha256: [7; 32],
+            not_after: Timestamp::default(),
+        };
+        assert_eq!(of(&[]).thumbprint(), "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc");
+        assert_eq!(of(&["a.org", "spiffe://a/b", "spiffe://a/c"]).primary_identity(), Some("spiffe://a/b"));
+        assert_eq!(of(&["a.org", "b.org"]).primary_identity(), Some("a.org"));
+        assert_eq!(of(&[]).primary_identity(), None);
+    }
+
+    #[test]
+    fn an_identity_has_every_character_of_its_kind_and_256_bytes() {
+        let longest = format!("spiffe://acme.org/{}", "a".repeat(ClientIdentity::BYTES_MAX - 18));
+        for text in ["spiffe://acme-1.org_2/A.b-C_9", "spiffe://acme.org", "1a.b-c_d.org", longest.as_str()] {
+            assert_eq!(ClientIdentity::parse("f", text).unwrap().as_str(), text);
+            assert_eq!(IdentityPattern::parse("f", text).unwrap().to_string(), text);
+        }
+        assert_eq!(IdentityPattern::parse("f", "spiffe://acme.org/a*").unwrap().as_str(), "spiffe://acme.org/a*");
+    }
+
+    #[test]
+    fn a_certificate_is_over_at_its_last_moment() {
+        let not_after = Timestamp::from_seconds(2_000);
+        let certificate = ClientCertificate { identities: Vec::new(), sha256: [0; 32], not_after };
+        assert!(!certificate.is_expired(Timestamp::from_micros(not_after.micros() - 1)));
+        assert!(certificate.is_expired(not_after));
+    }
+
+    #[test]
     fn what_is_no_identity_is_refused() {
-        let long = format!("spiffe://acme.org/{}", "a".repeat(256));
+        let long = format!("spiffe://acme.org/{}", "a".repeat(ClientIdentity::BYTES_MAX - 17));
         for text in [
             "",
             "*",

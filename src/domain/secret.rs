@@ -144,3 +144,40 @@ pub struct WrappedDataKey {
 /// What a wrapped data key is bound to: opaque ids only, they show in the KMS's own log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EncryptionContext(pub BTreeMap<&'static str, String>);
+
+/// Overwrites what calls that have returned left on the stack, as deep as they may have gone: libraries
+/// keep copies there that nobody wipes. For the caller of such a call, at once after it.
+#[inline(never)]
+pub fn wipe_stack() {
+    let mut dead = [0_u8; 32 << 10];
+    dead.zeroize();
+    std::hint::black_box(&mut dead);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(text: String) -> Option<InvalidInput> {
+        ProviderKey::parse("secret", text).err()
+    }
+
+    #[test]
+    fn a_provider_key_is_text_of_1_to_16384_bytes_without_control_characters() {
+        for text in ["a".to_owned(), "a b".to_owned(), " a\n".to_owned(), "\u{e9}".repeat(PROVIDER_KEY_MAX / 2)] {
+            assert_eq!(ProviderKey::parse("secret", text.clone()).unwrap().expose_secret(), text);
+        }
+        for text in [String::new(), "a".repeat(PROVIDER_KEY_MAX + 1), "\u{e9}".repeat(PROVIDER_KEY_MAX / 2 + 1)] {
+            assert_eq!(refusal(text).unwrap().problem, "1 to 16384 bytes");
+        }
+        for text in [" ", "\n\t", "a\nb", "a\u{7f}b"] {
+            assert_eq!(refusal(text.to_owned()).unwrap().problem, "text without control characters");
+        }
+    }
+
+    #[test]
+    fn a_key_has_exactly_32_bytes() {
+        assert_eq!(SecretKey::from_slice(&[7; 32]).unwrap().expose_secret(), &[7; 32]);
+        assert!(SecretKey::from_slice(&[7; 31]).is_none() && SecretKey::from_slice(&[7; 33]).is_none());
+    }
+}

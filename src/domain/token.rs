@@ -11,7 +11,7 @@ use super::{
     error::InvalidInput,
     framing,
     ids::{Environment, OrgId, Subject, TokenId},
-    key::Labels,
+    key::{Labels, check_labels},
     pattern::ResourcePattern,
     scope::Scope,
 };
@@ -105,7 +105,7 @@ impl Grant {
         }
         scopes.sort_unstable();
         scopes.dedup();
-        check_labels(&format!("{field}.labels"), &text.labels)?;
+        check_labels(format!("{field}.labels"), &text.labels)?;
         Ok(Self {
             scopes,
             resources,
@@ -132,16 +132,6 @@ fn each<T>(
 
 fn at_most(field: &str, count: usize, most: usize) -> Result<(), InvalidInput> {
     if count > most { Err(InvalidInput::new(field.to_owned(), format!("at most {most}"))) } else { Ok(()) }
-}
-
-fn check_labels(field: &str, labels: &Labels) -> Result<(), InvalidInput> {
-    at_most(field, labels.len(), 32)?;
-    let fits = |(name, value): (&String, &String)| (1..=63).contains(&name.len()) && value.len() <= 255;
-    if labels.iter().all(fits) {
-        Ok(())
-    } else {
-        Err(InvalidInput::new(field.to_owned(), "names of 1 to 63 bytes, values of at most 255"))
-    }
 }
 
 fn parse_network(text: &str) -> Option<IpNet> {
@@ -307,6 +297,7 @@ mod tests {
             (GrantText { client_cidrs: vec!["10.0.0.0/33".into()], ..text() }, "grants[1].client_cidrs[0]"),
             (GrantText { labels: [("a".repeat(64), String::new())].into(), ..text() }, "grants[1].labels"),
             (GrantText { labels: [("a".into(), "b".repeat(256))].into(), ..text() }, "grants[1].labels"),
+            (GrantText { labels: [("two words".into(), String::new())].into(), ..text() }, "grants[1].labels"),
         ] {
             assert_eq!(parse(grant).unwrap_err().field, field);
         }
@@ -316,6 +307,25 @@ mod tests {
             Grant::parse_all("grants", &[GrantText { scopes: vec!["admin".into()], ..text() }], &OrgId::system())
                 .is_ok()
         );
+    }
+
+    #[test]
+    fn the_most_of_everything_is_taken() {
+        let resources = (0..RESOURCES_MAX).map(|n| format!("orgs/acme/keys/k{n}")).collect();
+        let labels = (0..32).map(|n| (format!("{n:063}"), "b".repeat(255))).collect();
+        let grant = parse(GrantText { resources, labels, ..text() }).unwrap();
+        assert_eq!((grant.resources.len(), grant.labels.len()), (RESOURCES_MAX, 32));
+        let one_more = (0..33).map(|n| (n.to_string(), String::new())).collect();
+        assert_eq!(parse(GrantText { labels: one_more, ..text() }).unwrap_err().field, "grants[1].labels");
+        assert_eq!(Grant::parse_all("grants", &vec![text(); GRANTS_MAX], &acme()).unwrap().len(), GRANTS_MAX);
+    }
+
+    #[test]
+    fn a_mode_is_read_back_from_what_claims_and_records_say() {
+        for (mode, text) in [(TokenMode::Live, "LIVE"), (TokenMode::Mock, "MOCK")] {
+            assert_eq!((mode.as_str(), TokenMode::from_text(text)), (text, Some(mode)));
+        }
+        assert_eq!(TokenMode::from_text("live").or(TokenMode::from_text("")), None);
     }
 
     #[test]

@@ -56,7 +56,7 @@ impl Connection {
         if self.is_revoked.load(Ordering::Acquire) {
             return Err(Reason::CertificateRevoked.into());
         }
-        if self.peer.certificate.not_after < now {
+        if self.peer.certificate.is_expired(now) {
             return Err(Reason::CertificateExpired.into());
         }
         Ok(())

@@ -11,7 +11,8 @@ use zeroize::Zeroizing;
 use super::{
     entry::{Entry, Recorder, record},
     status::{status_for, status_of},
-    target,
+    target::{self, Target},
+    to_its_end::ToItsEnd,
 };
 use crate::{
     domain::{
@@ -24,7 +25,10 @@ use crate::{
 
 /// Runs handlers.
 #[derive(Clone, Debug)]
-pub struct Gate {
+pub struct Gate(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
     recorder: Arc<dyn Recorder>,
     clock: Arc<dyn Clock>,
     tasks: TaskTracker,
@@ -35,11 +39,11 @@ impl Gate {
     /// server waits for when it drains.
     #[must_use]
     pub fn new(recorder: Arc<dyn Recorder>, clock: Arc<dyn Clock>, tasks: TaskTracker) -> Self {
-        Self { recorder, clock, tasks }
+        Self(Arc::new(Inner { recorder, clock, tasks }))
     }
 
-    /// Runs a unary handler in a task of the server's own (a cancelled call leaves nothing half
-    /// done), records its refusal, and maps its failure.
+    /// Runs a unary handler to its end (a cancelled call leaves nothing half done), records its
+    /// refusal, and maps its failure. How long the caller waits for it the layers bound.
     ///
     /// # Errors
     /// The status of the handler's failure, with its details.
@@ -126,49 +130,80 @@ impl Gate {
         R: Future<Output = Result<T, Failure>> + Send + 'static,
     {
         entry.charge(target::more_calls(&message));
-        let clock = Arc::clone(&self.clock);
-        let begin = move |entry: &Entry| {
-            let call = entry.call(&*clock, content_of(entry, &message));
-            let own = call.org().cloned().unwrap_or_else(|_| OrgId::system());
-            let resource = target::of(&message, &own);
-            (resource, async move { run(call, message).await })
+        let of_call = Arc::clone(entry);
+        let target = target::of(&message);
+        let begin = move |gate: &Self| {
+            let call = of_call.call(gate.clock(), content_of(&of_call, &message));
+            run(call, message)
         };
-        self.settle(entry, entry.patience(), begin).await
+        self.settle(entry, target, begin).await
     }
 
-    /// Runs what `begin` begins to its end, whoever still waits for it, and answers within
-    /// `patience`. Its failure is recorded, as one of the resource that `begin` names.
-    pub(super) async fn settle<T, B, R>(&self, entry: &Arc<Entry>, patience: Duration, begin: B) -> Result<T, Failure>
+    /// Runs what `begin` begins to its end, whether or not anybody waits for it until then. Its
+    /// failure is recorded, as one of `target`.
+    pub(super) async fn settle<T, B, R>(
+        &self,
+        entry: &Arc<Entry>,
+        target: Option<Target>,
+        begin: B,
+    ) -> Result<T, Failure>
     where
         T: Send + 'static,
-        B: FnOnce(&Entry) -> (String, R) + Send + 'static,
+        B: FnOnce(&Self) -> R + Send + 'static,
         R: Future<Output = Result<T, Failure>> + Send + 'static,
     {
-        let (gate, of_task) = (self.clone(), Arc::clone(entry));
-        let task = self.tasks.spawn(async move {
-            let (resource, handler) = begin(&of_task);
+        ToItsEnd::new(self.settled(entry, target, begin), &self.0.tasks).await
+    }
+
+    /// [`Self::settle`] in a task from the beginning: for what is begun where nobody may poll it for a
+    /// while, because the client does not take the answers.
+    pub(super) async fn settle_apart<T, B, R>(
+        &self,
+        entry: &Arc<Entry>,
+        target: Option<Target>,
+        begin: B,
+    ) -> Result<T, Failure>
+    where
+        T: Send + 'static,
+        B: FnOnce(&Self) -> R + Send + 'static,
+        R: Future<Output = Result<T, Failure>> + Send + 'static,
+    {
+        let task = self.0.tasks.spawn(self.settled(entry, target, begin));
+        task.await.unwrap_or_else(|_| Err(Reason::Internal.into()))
+    }
+
+    fn settled<T, B, R>(
+        &self,
+        entry: &Arc<Entry>,
+        target: Option<Target>,
+        begin: B,
+    ) -> impl Future<Output = Result<T, Failure>> + Send + use<T, B, R>
+    where
+        T: Send + 'static,
+        B: FnOnce(&Self) -> R + Send + 'static,
+        R: Future<Output = Result<T, Failure>> + Send + 'static,
+    {
+        let (gate, entry) = (self.clone(), Arc::clone(entry));
+        async move {
             // A panic's text may hold anything: it is not answered, and the hook does not print it.
-            let outcome = AssertUnwindSafe(handler).catch_unwind().await;
+            let outcome = AssertUnwindSafe(async { begin(&gate).await }).catch_unwind().await;
             let outcome = outcome.unwrap_or_else(|_| Err(Reason::Internal.into()));
             outcome.map_err(|failure| {
-                gate.note(&of_task, resource, &failure);
+                let own = entry.claims.as_ref().map_or_else(OrgId::system, |claims| claims.org.clone());
+                let resource = target.and_then(|target| target.name(&own)).unwrap_or_default();
+                gate.note(&entry, resource, &failure);
                 failure.recorded()
             })
-        });
-        match tokio::time::timeout(patience, task).await {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) => Err(Reason::Internal.into()),
-            Err(_) => Err(Reason::DeadlineExceeded.into()),
         }
     }
 
     /// Records that `entry` was refused.
     pub(super) fn note(&self, entry: &Entry, resource: String, failure: &Failure) {
-        record(&*self.recorder, &*self.clock, entry, resource, failure);
+        record(&*self.0.recorder, &*self.0.clock, entry, resource, failure);
     }
 
-    pub(super) fn clock(&self) -> Arc<dyn Clock> {
-        Arc::clone(&self.clock)
+    pub(super) fn clock(&self) -> &dyn Clock {
+        &*self.0.clock
     }
 }
 

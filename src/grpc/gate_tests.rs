@@ -79,10 +79,6 @@ async fn a_shorter_deadline_of_the_caller_holds() {
         Ok(SystemClock.left(call.deadline))
     });
     assert!(answer.await.unwrap().into_inner() <= Duration::from_millis(500));
-    let never = gate.unary(request(entry(RETRIEVE, &[("grpc-timeout", "10m")]), retrieve()), |_, _| {
-        std::future::pending::<Result<(), Failure>>()
-    });
-    assert_eq!(reason_of(&never.await.unwrap_err()), "DEADLINE_EXCEEDED");
 }
 
 #[tokio::test]
@@ -206,6 +202,21 @@ async fn a_handler_runs_to_its_end_when_its_caller_goes() {
     tasks.close();
     tasks.wait().await;
     assert_eq!(notes.take()[0].reason, Some(Reason::KeyDisabled));
+}
+
+#[tokio::test]
+async fn what_is_settled_apart_goes_on_while_nobody_polls_it() {
+    let Bench { gate, .. } = bench();
+    let (ended, has_ended) = oneshot::channel();
+    let entry = Arc::new(entry(CREATE, &[]));
+    let mut item = Box::pin(gate.settle_apart(&entry, None, |_| async move {
+        tokio::task::yield_now().await;
+        ended.send(()).unwrap();
+        Ok(())
+    }));
+    let begun = std::future::poll_fn(|cx| std::task::Poll::Ready(item.as_mut().poll(cx).is_pending()));
+    assert!(begun.await);
+    has_ended.await.unwrap();
 }
 
 #[tokio::test]

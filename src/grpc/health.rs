@@ -15,11 +15,8 @@ use tonic_health::pb::{
 
 use super::{MESSAGE_MAX, entry::Connection};
 
-/// Whether calls are served now; the composition root tells it.
-pub type Serving = watch::Sender<bool>;
-
 /// The health service for services of these full names, and for the server as a whole (the empty
-/// name).
+/// name); the composition root tells it whether calls are served now.
 #[must_use]
 pub fn service(names: &'static [&'static str], serving: watch::Receiver<bool>) -> HealthServer<impl Health> {
     HealthServer::new(Reports { names, serving }).max_decoding_message_size(MESSAGE_MAX)

@@ -55,15 +55,15 @@ pub(super) async fn answer(
     request: Request<Streaming<pb::ImportKeysRequest>>,
 ) -> Result<Response<MappedStream<pb::ImportKeysResponse>>, Status> {
     let (entry, messages) = admitted(request)?;
-    let (opener, clock) = (vault.clone(), gate.clock());
-    let open = move |entry: &Entry| {
-        let call = entry.call(&*clock, [0; 32]);
-        (String::new(), async move {
+    let (opener, of_call) = (vault.clone(), Arc::clone(&entry));
+    let open = move |gate: &Gate| {
+        let call = of_call.call(gate.clock(), [0; 32]);
+        async move {
             let ends = opener.open_import(&call).await?;
             Ok((call, ends))
-        })
+        }
     };
-    let opened = gate.settle(&entry, entry.patience(), open).await;
+    let opened = gate.settle(&entry, None, open).await;
     let (call, ends) = opened.map_err(|failure| status_of(&failure))?;
     let watcher = vault.clone();
     let import = Import {
@@ -265,23 +265,20 @@ async fn item(
     deadline: Option<Deadline>,
     message: pb::ImportKeysRequest,
 ) -> Result<Imported, Failure> {
-    let clock = gate.clock();
-    let begin = move |entry: &Entry| {
+    let of_item = Arc::clone(&entry);
+    let target = message.key.as_ref().and_then(|key| target::of(key));
+    let begin = move |gate: &Gate| {
         let pb::ImportKeysRequest { key, skip_existing } = message;
         // What is stored does not depend on skip_existing: it may differ when the item comes again.
-        let content = key.as_ref().map_or([0; 32], |key| content_of(entry, key));
-        let call = entry.call(&*clock, content);
+        let content = key.as_ref().map_or([0; 32], |key| content_of(&of_item, key));
+        let call = of_item.call(gate.clock(), content);
         let deadline = deadline.map_or(call.deadline, |deadline| deadline.earlier(call.deadline));
-        let call = Call { time: clock.now(), deadline, ..call };
-        let resource = match (&key, call.org()) {
-            (Some(key), Ok(own)) => target::of(key, own),
-            _ => String::new(),
-        };
-        let store = async move {
+        let call = Call { time: gate.clock().now(), deadline, ..call };
+        async move {
             let key = key.ok_or_else(|| Failure::invalid("key", "required"))?;
             vault.import_key(&call, create_key(&call, key)?, skip_existing).await
-        };
-        (resource, store)
+        }
     };
-    gate.settle(&entry, CALL_MAX, begin).await
+    let stored = tokio::time::timeout(CALL_MAX, gate.settle_apart(&entry, target, begin)).await;
+    stored.unwrap_or_else(|_| Err(Reason::DeadlineExceeded.into()))
 }

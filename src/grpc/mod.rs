@@ -13,12 +13,14 @@ pub mod key_vault;
 pub mod layers;
 pub mod listener;
 pub mod reflection;
+pub mod routes;
 mod share;
 pub mod sizes;
 pub mod status;
 mod target;
 #[cfg(test)]
 mod testing;
+mod to_its_end;
 pub mod tokens;
 
 /// The generated messages and services of `ibyok.v1`.

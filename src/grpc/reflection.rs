@@ -1,10 +1,9 @@
 //! Server reflection, v1 and v1alpha, with the contract's comments, and with the descriptors of
 //! error details and health: so grpcurl prints every error in the clear.
 
-use tonic::service::Routes;
 use tonic_reflection::server::Builder;
 
-use super::{DESCRIPTOR_SET, MESSAGE_MAX};
+use super::{DESCRIPTOR_SET, MESSAGE_MAX, routes::Routes};
 
 /// `routes` with both reflection services.
 ///

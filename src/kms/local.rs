@@ -263,7 +263,9 @@ fn key_id(key: &SecretKey) -> String {
 }
 
 fn associated_data(id: &KmsKeyId, context: &EncryptionContext) -> Vec<u8> {
-    let mut out = framing::length_prefixed([LABEL, id.0.as_bytes()]);
+    let mut out = Vec::with_capacity(512);
+    framing::push(&mut out, LABEL);
+    framing::push(&mut out, id.0.as_bytes());
     for (name, value) in &context.0 {
         framing::push(&mut out, name.as_bytes());
         framing::push(&mut out, value.as_bytes());

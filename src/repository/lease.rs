@@ -11,10 +11,10 @@ use super::{
 };
 use crate::{
     domain::{
-        clock::{Deadline, Entropy, random},
-        error::{Failure, Reason},
+        clock::{Deadline, Entropy},
+        error::Failure,
     },
-    store::{Action, Condition, ItemKey, NewItem, WriteId, Written},
+    store::{Action, Condition, ItemKey, NewItem},
 };
 
 /// What a lease is for.
@@ -65,13 +65,9 @@ impl Lease {
         let current = records.get_verified(key.clone(), deadline).await?;
         let expected = current.map_or(Expected::Absent, |row| Expected::Revision(row.revision()));
         let row = NewItem::new(key.clone(), Builder::new().text("holder", holder).build());
-        let id = random::<16>(entropy).map_err(|error| Failure::new(Reason::Internal).caused_by(error))?;
-        match records.store().write(WriteId(id), vec![records.put(row, expected)], deadline).await? {
-            Written::Committed => Ok(Some(Self { key, revision: expected.next_revision() })),
-            Written::Conflict { .. } => Err(Reason::WriteConflict.into()),
-            // The next attempt reads the row again and begins a term of its own.
-            Written::Unknown => Err(Reason::StoreUnavailable.into()),
-        }
+        // Where it is not known whether that happened, the next attempt begins a term of its own.
+        records.commit(entropy, vec![records.put(row, expected)], deadline).await?;
+        Ok(Some(Self { key, revision: expected.next_revision() }))
     }
     /// Demands that this term is still the last: part of every write under the lease.
     #[must_use]

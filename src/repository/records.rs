@@ -25,13 +25,14 @@ use std::sync::Arc;
 use super::fields::Fields;
 use crate::{
     domain::{
-        clock::{Deadline, Timestamp},
+        clock::{Deadline, Entropy, Timestamp, random},
         error::{Failure, Reason},
         framing,
         mac::{MacRing, TAG_LEN},
     },
     store::{
         Action, Attributes, Condition, Item, ItemKey, ItemStore, NewItem, Page, Query, SharedItem, StoreError, Value,
+        WriteId, Written,
     },
 };
 
@@ -200,6 +201,18 @@ impl Records {
             return Err(rejected("it is not the item that was asked for"));
         }
         self.verify(item).map(Some)
+    }
+    /// Writes `actions` of which none is expected to meet another state than it says.
+    ///
+    /// # Errors
+    /// WRITE_CONFLICT when one did, and nothing happened; STORE_UNAVAILABLE when that is so, or not known.
+    pub async fn commit(&self, entropy: &dyn Entropy, actions: Vec<Action>, deadline: Deadline) -> Result<(), Failure> {
+        let id = random::<16>(entropy).map_err(|error| Failure::new(Reason::Internal).caused_by(error))?;
+        match self.store.write(WriteId(id), actions, deadline).await? {
+            Written::Committed => Ok(()),
+            Written::Conflict { .. } => Err(Reason::WriteConflict.into()),
+            Written::Unknown => Err(Reason::StoreUnavailable.into()),
+        }
     }
     /// Reads a page.
     ///

@@ -19,6 +19,9 @@ use crate::{
     store::{Action, Condition, Item, ItemKey, NewItem, Order, Query, SortRange},
 };
 
+#[cfg(test)]
+mod tests;
+
 /// How long the records of a token stay after its last possible expiry, for listings.
 const KEPT_AFTER: std::time::Duration = std::time::Duration::from_secs(30 * 86_400);
 /// The copies of an organization's epoch.

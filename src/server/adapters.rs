@@ -1,15 +1,21 @@
 //! The adapters that the settings name.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use super::{ServerError, Sources};
 use crate::{
     config::{ArchiveConfig, AuditConfig, Config, KmsConfig, ProviderConfig, StoreConfig},
-    domain::{clock::Timestamp, provider::Providers},
+    domain::{
+        clock::{Clock, Timestamp},
+        provider::Providers,
+    },
     kms::{KeyWrapper, local::LocalKeyWrapper},
     repository::audit::archive::Directory,
     service::sealing::Sealer,
-    store::{ItemStore, sqlite::SqliteStore},
+    store::{
+        ItemStore,
+        sqlite::{OpenError, SqliteStore},
+    },
 };
 
 /// The store, as the adapter that it is: closing and sweeping are no part of the port.
@@ -24,12 +30,25 @@ enum Adapter {
     Sqlite(Arc<SqliteStore>),
 }
 
+type OpenSqlite = fn(&Path, Arc<dyn Clock>) -> Result<SqliteStore, OpenError>;
+
 impl Store {
+    /// The store of a vault that is there; where there is none, nothing is made.
     pub(super) fn open(config: &StoreConfig, sources: &Sources) -> Result<Self, ServerError> {
+        Self::of(config, sources, SqliteStore::open)
+    }
+    /// The store that `init` makes a vault in: a new one, if there is none.
+    pub(super) fn open_or_make(config: &StoreConfig, sources: &Sources) -> Result<Self, ServerError> {
+        Self::of(config, sources, SqliteStore::open_or_make)
+    }
+    fn of(config: &StoreConfig, sources: &Sources, open: OpenSqlite) -> Result<Self, ServerError> {
         let StoreConfig::Sqlite { path } = config;
-        let store = SqliteStore::open(path, Arc::clone(&sources.clock));
-        let store = Arc::new(store.map_err(|error| ServerError::setting("store.path", error))?);
-        let port = (sources.over)(Arc::<SqliteStore>::clone(&store));
+        let store = open(path, Arc::clone(&sources.clock)).map_err(|error| match error {
+            OpenError::Absent(path) => ServerError::NoVault(path),
+            error => ServerError::setting("store.path", error),
+        })?;
+        let store = Arc::new(store);
+        let port = Arc::<SqliteStore>::clone(&store);
         Ok(Self { adapter: Adapter::Sqlite(store), port })
     }
     pub(super) fn port(&self) -> Arc<dyn ItemStore> {

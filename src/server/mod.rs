@@ -11,7 +11,7 @@ mod tasks;
 mod tokens;
 mod vault;
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -21,7 +21,7 @@ use crate::{
     config::Config,
     domain::{
         clock::{Clock, Entropy, SystemClock, SystemEntropy},
-        error::Failure,
+        error::{Failure, InvalidInput},
     },
     grpc::{
         entry::Recorder,
@@ -32,27 +32,28 @@ use crate::{
             tls::{TlsError, TlsFiles, TlsSource, Trust},
         },
     },
-    store::ItemStore,
+    pki::PkiError,
+    repository::audit::Sink,
 };
 
 /// How long the parts have to open at the start, and to close at the end.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Where time and randomness come from, and what the store is seen through; tests bring their own
-/// clock, measurements a store that counts.
+/// Where time and randomness come from, and where the records of retrievals go; tests bring their own
+/// clock, one measurement a log that keeps nothing.
 #[derive(Clone, Debug)]
 pub struct Sources {
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Randomness.
     pub entropy: Arc<dyn Entropy>,
-    /// What stands before the store: nothing, in production.
-    pub over: fn(Arc<dyn ItemStore>) -> Arc<dyn ItemStore>,
+    /// Where the records of single retrievals go: into the log, in production.
+    pub sink: Sink,
 }
 
 impl Default for Sources {
     fn default() -> Self {
-        Self { clock: Arc::new(SystemClock), entropy: Arc::new(SystemEntropy), over: |store| store }
+        Self { clock: Arc::new(SystemClock), entropy: Arc::new(SystemEntropy), sink: Sink::Log }
     }
 }
 
@@ -67,6 +68,12 @@ pub enum ServerError {
         /// What is wrong.
         problem: String,
     },
+    /// There is no file where the vault should be.
+    #[error(
+        "store.path: there is no vault at {}: correct the setting, or make one with `ibyok-server init --org ORG \
+         --admin-identity IDENTITY --config FILE`", .0.display()
+    )]
+    NoVault(PathBuf),
     /// There is no vault in the store.
     #[error(
         "the store holds no vault yet: run `ibyok-server init --org ORG --admin-identity IDENTITY --config FILE` first"
@@ -86,6 +93,15 @@ pub enum ServerError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The description of the services, which reflection answers, can't be made.
+    #[error("the services can't be described for reflection: {0}")]
+    Reflection(String),
+    /// A certificate of `dev` can't be made.
+    #[error("in the directory of `dev`: {0}")]
+    Certificate(#[from] PkiError),
+    /// A name that `dev` gives of itself is not one.
+    #[error("`dev` gives a name that is not valid: {0}")]
+    DevName(#[from] InvalidInput),
     /// The self-check of `dev` found something wrong.
     #[error("the self-check failed: {0}")]
     SelfCheck(String),

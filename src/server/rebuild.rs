@@ -4,15 +4,11 @@
 use super::{PATIENCE, ServerError, Sources, vault::Vault};
 use crate::{
     config::Config,
-    domain::{
-        clock::random,
-        error::{Failure, Reason},
-    },
+    domain::error::Failure,
     repository::{
         audit::{AuditTasks, archive::ArchiveState},
         projection::begin_again,
     },
-    store::{WriteId, Written},
 };
 
 /// Begins again at the log's first position, and folds it to its end. Once a part of the log has
@@ -35,10 +31,6 @@ async fn rebuild_in(vault: &Vault, sources: &Sources) -> Result<(), Failure> {
         tracing::warn!("a part of the log is archived: only rows that are gone or can't be read are made anew");
     }
     let actions = begin_again(records, deadline).await?;
-    let id = random(&*sources.entropy).map_err(|error| Failure::new(Reason::Internal).caused_by(error))?;
-    match records.store().write(WriteId(id), actions, deadline).await? {
-        Written::Committed => AuditTasks::new(&vault.parts.audit).tick().await,
-        Written::Conflict { .. } => Err(Reason::WriteConflict.into()),
-        Written::Unknown => Err(Reason::StoreUnavailable.into()),
-    }
+    records.commit(&*sources.entropy, actions, deadline).await?;
+    AuditTasks::new(&vault.parts.audit).tick().await
 }

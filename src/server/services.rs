@@ -6,7 +6,6 @@ use std::sync::{
 };
 
 use tokio::sync::watch;
-use tonic::service::Routes;
 
 use super::{ServerError, vault::Vault};
 use crate::{
@@ -25,6 +24,7 @@ use crate::{
             key_vault_server::KeyVaultServer, tokens_server::TokensServer,
         },
         reflection,
+        routes::Routes,
         sizes::BySize,
         tokens::TokensService,
     },
@@ -66,13 +66,14 @@ pub(super) fn routes(
     let tokens = TokensServer::new(TokensService::new(gate.clone(), tokens, bindings));
     let audit = AuditServer::new(AuditService::new(gate.clone(), AuditReader::new(parts())));
     let admin = AdminServer::new(AdminService::new(gate.clone(), orgs, status));
-    let routes = Routes::new(health::service(NAMES, serving))
+    let routes = Routes::default()
+        .add_service(health::service(NAMES, serving))
         .add_service(keys)
         .add_service(groups.max_decoding_message_size(MESSAGE_MAX))
         .add_service(tokens.max_decoding_message_size(MESSAGE_MAX))
         .add_service(audit.max_decoding_message_size(MESSAGE_MAX))
         .add_service(admin.max_decoding_message_size(MESSAGE_MAX));
-    reflection::add_to(routes).map_err(|error| ServerError::SelfCheck(error.to_string()))
+    reflection::add_to(routes).map_err(|error| ServerError::Reflection(error.to_string()))
 }
 
 /// The end of the server's certificate, in seconds since the Unix epoch, kept as the status

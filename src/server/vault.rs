@@ -7,7 +7,7 @@ use crate::{
     config::Config,
     domain::{error::Failure, provider::Providers},
     repository::{
-        audit::{AuditLog, AuditSettings},
+        audit::{AuditLog, AuditSettings, Sink},
         records::Records,
     },
     service::{
@@ -67,7 +67,11 @@ pub(super) fn parts(
     let (clock, entropy) = (Arc::clone(&sources.clock), Arc::clone(&sources.entropy));
     let keyring = Arc::new(keyring);
     let records = Records::new(store.port(), keyring.records());
+    if sources.sink == Sink::Nowhere {
+        tracing::error!("retrievals leave no record: this is a measurement");
+    }
     let settings = AuditSettings {
+        sink: sources.sink,
         shared_lanes: config.audit.shared_lanes,
         mutation_lanes: config.audit.mutation_lanes,
         ..AuditSettings::default()

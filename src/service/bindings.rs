@@ -92,7 +92,8 @@ impl BindingService {
         let (identity, grants) = (request.identity.clone(), request.grants.clone());
         let binding = Binding { id: name.id.clone(), identity, grants, mode, ttl_max, revision: 1 };
         let put = bindings::put_new(&self.parts.records, &name.org, &binding);
-        let remembered = Remembered { resource: name.to_string(), revision: 1, ..Remembered::default() };
+        // A replay needs to know no more than that there was a request: it reads what became of it.
+        let remembered = Remembered::default();
         let mut draft = call.draft(name.org.clone(), name.to_string());
         draft.revision = 1;
         match self.parts.mutations.commit(call, idempotency.as_ref(), remembered, vec![put], draft).await? {
@@ -142,7 +143,7 @@ impl BindingService {
                 return Err(Reason::BindingNotFound.into());
             }
             let actions = vec![Action::Delete(key.clone(), Condition::Revision(revision))];
-            let remembered = Remembered { resource: name.to_string(), revision, ..Remembered::default() };
+            let remembered = Remembered::default();
             let mut draft = call.draft(name.org.clone(), name.to_string());
             draft.revision = revision;
             match self.parts.mutations.commit(call, idempotency.as_ref(), remembered, actions, draft).await? {

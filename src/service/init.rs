@@ -2,7 +2,7 @@
 //! the bindings by which their administrator's certificate exchanges itself for tokens. There is
 //! no first password.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use super::{
     Parts,
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     domain::{
-        audit::{Action as Audited, AuditDraft, Outcome},
+        audit::{Action as Audited, AuditDraft},
         clock::Deadline,
         error::{Failure, Reason},
         ids::{OrgId, Uid},
@@ -73,21 +73,9 @@ fn new_org(parts: &Parts, id: OrgId, uid: Uid, is_mock: bool) -> OrgRecord {
 
 fn draft(parts: &Parts) -> AuditDraft {
     AuditDraft {
-        org: OrgId::system(),
-        time: parts.clock.now(),
-        action: Audited::ServerInit,
-        outcome: Outcome::Allowed,
-        reason: None,
         resource: OrgId::system().full_name(),
-        subject: String::new(),
-        token_id: String::new(),
-        client_identity: String::new(),
-        client_address: String::new(),
-        user_agent: String::new(),
-        purpose: String::new(),
-        trace_id: String::new(),
-        details: BTreeMap::new(),
         revision: 1,
+        ..AuditDraft::of_server(OrgId::system(), parts.clock.now(), Audited::ServerInit)
     }
 }
 

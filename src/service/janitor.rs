@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Parts, vault::purge};
 use crate::{
     domain::{
-        audit::{Action as Done, AuditDraft, Outcome},
+        audit::{Action as Done, AuditDraft},
         clock::{Deadline, Timestamp, random},
         error::{Failure, Reason},
         ids::KeyName,
@@ -26,6 +26,8 @@ const PAUSE: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How far back it looks when nobody looked before: the longest recovery window and more.
 const FIRST_LOOK_DAYS: i64 = 100;
+/// When a key whose record does not verify is tried again: once it does, it is purged.
+const PUT_OFF: Duration = Duration::from_secs(3_600);
 /// Rows read at once.
 const PAGE: usize = 50;
 
@@ -72,7 +74,8 @@ impl Janitor {
     ///
     /// # Errors
     /// STORE_UNAVAILABLE, WRITE_CONFLICT when the fence did not hold, RECORD_REJECTED for the
-    /// janitor's own mark. What else fails for one key is logged and tried again in the next round.
+    /// janitor's own mark. What else fails for one key is logged and tried again: in the next round, or
+    /// in an hour when its record does not verify.
     pub async fn run_once(&self, now: Timestamp, fence: Option<&Action>) -> Result<u64, Failure> {
         let mark = due::mark(&self.parts.records, self.deadline()).await?;
         // The day before stays in sight: a row may be written while its day ends.
@@ -89,7 +92,7 @@ impl Janitor {
             }
         }
         if mark.is_none_or(|mark| mark.day < done_to) {
-            self.write(due::put_mark(&self.parts.records, mark, done_to), fence).await?;
+            self.write([due::put_mark(&self.parts.records, mark, done_to)], fence).await?;
         }
         Ok(purged)
     }
@@ -110,12 +113,9 @@ impl Janitor {
                     Ok(true) => gone += 1,
                     Ok(false) => {}
                     Err(failure) => {
-                        if failure.reason == Reason::WriteConflict {
-                            self.check(fence).await?;
-                        }
-                        is_clean = false;
                         let (key, reason) = (row.name.to_string(), failure.reason.as_str());
                         tracing::warn!(key, reason, "a key that is due could not be purged");
+                        is_clean &= self.put_off(&row, now, &failure, fence).await?;
                     }
                 }
             }
@@ -126,13 +126,32 @@ impl Janitor {
         }
     }
 
+    /// Whether `row`, which could not be done, is due at a later time now: what does not verify will
+    /// not in the next round either, and must not keep the mark, and with it every day since, in sight.
+    async fn put_off(
+        &self,
+        row: &Due,
+        now: Timestamp,
+        failure: &Failure,
+        fence: Option<&Action>,
+    ) -> Result<bool, Failure> {
+        match failure.reason {
+            Reason::RecordRejected => {
+                self.write(due::put_off(row, now.plus(PUT_OFF)), fence).await?;
+                Ok(true)
+            }
+            Reason::WriteConflict => self.check(fence).await.map(|()| false),
+            _ => Ok(false),
+        }
+    }
+
     async fn purge(&self, row: &Due, now: Timestamp, fence: Option<&Action>) -> Result<bool, Failure> {
         let draft = draft(&row.name, self.parts.clock.now());
         let purge = purge::purge(&self.parts, &row.name, row.uid.as_ref(), now, draft, fence.cloned(), self.deadline());
         let is_gone = purge.await?;
         if !is_gone {
             // Undeleted, or gone before: the row has nothing to say any more.
-            self.write(Action::Delete(row.row.clone(), Condition::Any), fence).await?;
+            self.write([Action::Delete(row.row.clone(), Condition::Any)], fence).await?;
         }
         Ok(is_gone)
     }
@@ -141,14 +160,14 @@ impl Janitor {
     /// that others keep writing.
     async fn check(&self, fence: Option<&Action>) -> Result<(), Failure> {
         match fence {
-            Some(fence) => self.write(fence.clone(), None).await,
+            Some(fence) => self.write([fence.clone()], None).await,
             None => Ok(()),
         }
     }
 
-    async fn write(&self, action: Action, fence: Option<&Action>) -> Result<(), Failure> {
+    async fn write(&self, actions: impl IntoIterator<Item = Action>, fence: Option<&Action>) -> Result<(), Failure> {
         let id = random(&*self.parts.entropy).map_err(|error| Failure::new(Reason::Internal).caused_by(error))?;
-        let actions = [Some(action), fence.cloned()].into_iter().flatten().collect();
+        let actions = actions.into_iter().chain(fence.cloned()).collect();
         match self.parts.records.store().write(WriteId(id), actions, self.deadline()).await? {
             Written::Conflict { .. } => Err(Reason::WriteConflict.into()),
             // A lost outcome is read again in the next round.
@@ -164,20 +183,8 @@ impl Janitor {
 /// The record of a purge: nobody called.
 fn draft(name: &KeyName, now: Timestamp) -> AuditDraft {
     AuditDraft {
-        org: name.org.clone(),
-        time: now,
-        action: Done::KeyPurge,
-        outcome: Outcome::Allowed,
-        reason: None,
         resource: name.to_string(),
-        subject: String::new(),
-        token_id: String::new(),
-        client_identity: String::new(),
-        client_address: String::new(),
-        user_agent: String::new(),
         purpose: "its purge time has come".to_owned(),
-        trace_id: String::new(),
-        details: std::collections::BTreeMap::new(),
-        revision: 0,
+        ..AuditDraft::of_server(name.org.clone(), now, Done::KeyPurge)
     }
 }

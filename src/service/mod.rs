@@ -13,6 +13,7 @@ use crate::{
 pub mod audit;
 pub mod bindings;
 pub mod call;
+mod filling;
 pub mod init;
 pub mod janitor;
 pub mod keyring;

@@ -9,7 +9,7 @@ use std::{
 
 use ibyok::{
     domain::{
-        audit::{Action, AuditDraft, Outcome, Receipt},
+        audit::{Action, AuditDraft, Receipt},
         clock::{Clock as _, Deadline, SystemClock, SystemEntropy},
         ids::OrgId,
         mac::{MacKey, MacRing},
@@ -38,26 +38,17 @@ fn acme() -> OrgId {
 
 fn draft(key: String) -> AuditDraft {
     AuditDraft {
-        org: acme(),
-        time: SystemClock.now(),
-        action: Action::KeyRetrieve,
-        outcome: Outcome::Allowed,
-        reason: None,
         resource: format!("orgs/acme/keys/{key}"),
         subject: "svc".into(),
         token_id: "0".repeat(32),
         client_identity: "svc.example".into(),
         client_address: "127.0.0.1".into(),
-        user_agent: String::new(),
-        purpose: String::new(),
-        trace_id: String::new(),
-        details: BTreeMap::new(),
-        revision: 0,
+        ..AuditDraft::of_server(acme(), SystemClock.now(), Action::KeyRetrieve)
     }
 }
 
 fn records(path: &Path) -> Records {
-    let store = SqliteStore::open(path, Arc::new(SystemClock)).unwrap();
+    let store = SqliteStore::open_or_make(path, Arc::new(SystemClock)).unwrap();
     let ring = MacRing::new(("k1".into(), MacKey::new(&SecretKey::new([7; 32]))), []);
     Records::new(Arc::new(store), Arc::new(ring))
 }

@@ -47,9 +47,9 @@ async fn secrets_are_nowhere_but_where_they_belong() {
     assert!(found.is_empty(), "{} in the server's memory: {found:#?}", found.len());
 
     let all = Needles::of(&[secrets.travelled, secrets.kept].concat());
-    assert_none(&all, &control, files(server.home.path()), "while it is served");
-    let (home, log) = server.terminate().await;
-    assert_none(&all, &control, files(home.path()), "afterwards");
+    assert_none(&all, &control, files(server.path()), "while it is served");
+    let (site, log) = server.terminate().await;
+    assert_none(&all, &control, files(site.home.path()), "afterwards");
     let lines = String::from_utf8_lossy(&log);
     assert!(lines.contains("TRACE") || lines.contains("DEBUG"), "the log says everything that it ever says: {lines}");
     let found: Vec<_> = all.found_in(&log).collect();

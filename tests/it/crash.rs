@@ -3,7 +3,6 @@
 
 mod first_start;
 pub mod model;
-pub mod process;
 pub mod writer;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -18,10 +17,11 @@ use tokio::{
     task::JoinSet,
 };
 
-use self::{model::key_name, process::Site, writer::Writer};
+use self::{model::key_name, writer::Writer};
 use crate::{
     dice::Dice,
     harness::{Caller, ORG, reason, within},
+    process::Site,
 };
 
 /// How often the server is killed; `CRASH_CYCLES` sets it.
@@ -125,19 +125,8 @@ pub struct Callers {
 
 impl Callers {
     pub async fn enter(site: &Site) -> Self {
-        Self { admin: enter(site, ORG).await, operator: enter(site, "system").await }
+        Self { admin: site.caller(None).exchange(ORG).await, operator: site.caller(None).exchange("system").await }
     }
-}
-
-async fn enter(site: &Site, org: &str) -> Caller {
-    let stranger = site.caller(None);
-    let request = pb::ExchangeTokenRequest {
-        subject: Some(pb::exchange_token_request::Subject::ClientCertificate(true)),
-        parent: format!("orgs/{org}"),
-        ..Default::default()
-    };
-    let answer = stranger.tokens().exchange_token(request).await.unwrap().into_inner();
-    stranger.with_token(answer.access_token.unwrap().text.clone())
 }
 
 /// Writers at work, until the vault is gone.

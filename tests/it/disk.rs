@@ -14,14 +14,10 @@ use tonic_types::StatusExt as _;
 
 use self::place::SmallDisk;
 use crate::{
-    crash::{
-        Callers, Working, check, check_records, every_chain_is_sealed,
-        process::{Process, Runner, Site},
-        verify,
-        writer::Writer,
-    },
+    crash::{Callers, Working, check, check_records, every_chain_is_sealed, verify, writer::Writer},
     dice::Dice,
     harness::{Caller, Home, reason, within},
+    process::{Process, Runner, Site},
 };
 
 const WRITERS: usize = 4;
@@ -91,7 +87,7 @@ async fn a_server_says_what_keeps_it_from_starting_on_a_read_only_disk() {
         let words = ["bash", "-o", "pipefail", "-c", script, "bash"].map(str::to_owned).to_vec();
         let (dir, authority, clock) = (home.dir.clone(), home.authority.clone(), home.clock.clone());
         let again = Home { dir, authority, clock };
-        let limited = Arc::new(Site::of(again, "vault.db", Runner { words, log: None }));
+        let limited = Arc::new(Site::of(again, "vault.db", Runner { words, ..Runner::default() }));
         is_refused_a_start(&limited, "disk I/O error").await;
         Arc::new(Site::of(home, "vault.db", Runner::default()))
     };

@@ -1,18 +1,46 @@
 //! The whole server: what it refuses to start with, and that a stop and a start lose nothing.
 
-use ibyok::{grpc::pb, server::ServerError};
+use ibyok::{
+    domain::clock::SystemClock,
+    grpc::pb,
+    server::{self, ServerError, archive::VerifyArchive},
+    store::sqlite::SqliteStore,
+};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use crate::harness::{ADMIN, Home, Vault, reason, within};
 
 #[tokio::test]
-async fn a_store_without_a_vault_is_refused_with_the_command_that_makes_one() {
+async fn where_no_vault_is_nothing_is_made_and_the_setting_is_named() {
     let home = Home::make();
+    let files = || {
+        let mut names: Vec<_> = std::fs::read_dir(home.path()).unwrap().map(|it| it.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let before = files();
     let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let run = ibyok::server::run(home.config(""), socket, std::future::pending(), home.sources());
-    let refused = run.await.unwrap_err();
+    let served = server::run(home.config(""), socket, std::future::pending(), home.sources()).await;
+    let rebuilt = server::rebuild::rebuild(&home.config(""), &home.sources()).await;
+    let wanted = VerifyArchive { dir: home.path().to_owned(), first: 1, config: Some(home.config("")) };
+    let verified = server::archive::verify(wanted, &home.sources(), &mut Vec::new()).await.map(|_| ());
+    for refused in [served, rebuilt, verified].map(Result::unwrap_err) {
+        assert!(matches!(refused, ServerError::NoVault(_)), "{refused}");
+        let said = refused.to_string();
+        assert!(said.starts_with("store.path: ") && said.contains("ibyok-server init --org"), "{said}");
+    }
+    assert_eq!(files(), before);
+}
+
+#[tokio::test]
+async fn a_store_that_holds_no_vault_yet_is_refused_with_the_command_that_makes_one() {
+    let home = Home::make();
+    let clock = std::sync::Arc::new(SystemClock);
+    drop(SqliteStore::open_or_make(&home.path().join("vault.db"), clock).unwrap());
+    let refused = server::rebuild::rebuild(&home.config(""), &home.sources()).await.unwrap_err();
     assert!(matches!(refused, ServerError::NotInitialised));
     assert!(refused.to_string().contains("ibyok-server init --org"));
+    home.init().await.unwrap();
 }
 
 #[tokio::test]
@@ -46,7 +74,7 @@ async fn a_vault_that_is_served_is_not_opened_twice() {
         clock: std::sync::Arc::clone(&vault.clock),
     };
     let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let run = ibyok::server::run(second.config(""), socket, std::future::pending(), second.sources());
+    let run = server::run(second.config(""), socket, std::future::pending(), second.sources());
     assert!(matches!(run.await.unwrap_err(), ServerError::Setting { setting: "store.path", .. }));
     vault.stop().await;
 }

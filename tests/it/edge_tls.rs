@@ -21,6 +21,7 @@ use ibyok::{
             tls::{TlsFiles, TlsSource},
         },
         reflection,
+        routes::Routes,
     },
     pki::{Authority, ClientNames, Issued, Validity},
 };
@@ -37,14 +38,10 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::sync::CancellationToken;
-use tonic::{
-    Code, Request,
-    service::Routes,
-    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
-};
+use tonic::{Code, Request, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
-use crate::harness::within;
+use crate::harness::{self, within};
 use tonic_types::StatusExt as _;
 
 /// A listener with health and reflection behind it.
@@ -98,7 +95,9 @@ impl Edge {
         let trust = source.subscribe();
         tokio::spawn(source.keep_current());
         let (serving, is_serving) = watch::channel(true);
-        let routes = reflection::add_to(Routes::new(health::service(&["ibyok.v1.KeyVault"], is_serving))).unwrap();
+        let routes =
+            reflection::add_to(Routes::default().add_service(health::service(&["ibyok.v1.KeyVault"], is_serving)))
+                .unwrap();
         let parts = FrontParts {
             tokens: Arc::new(NoTokens),
             recorder: Arc::new(NoRecords),
@@ -121,11 +120,7 @@ impl Edge {
         client_of(&self.authority, Validity::days(1))
     }
     fn channel(&self, client: &Issued) -> Channel {
-        let tls = ClientTlsConfig::new()
-            .ca_certificate(Certificate::from_pem(self.authority.certificate()))
-            .identity(Identity::from_pem(&client.certificate, client.key.as_str()))
-            .domain_name("localhost");
-        Endpoint::from_shared(format!("https://{}", self.address)).unwrap().tls_config(tls).unwrap().connect_lazy()
+        harness::channel(&self.authority, self.address, client)
     }
     fn health(&self, client: &Issued) -> HealthClient<Channel> {
         HealthClient::new(self.channel(client))

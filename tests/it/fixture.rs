@@ -1,6 +1,8 @@
 //! A vault in this process: real parts on a store in memory or in a file, a clock that tests move,
 //! a KMS that counts and fails on command.
 
+pub(crate) mod keys;
+
 use std::{net::IpAddr, path::Path, sync::Arc, time::Duration};
 
 use ibyok::{
@@ -45,7 +47,7 @@ impl Fixture {
     /// On a database file.
     pub(crate) async fn sqlite(path: &Path) -> Self {
         let clock = Arc::new(ShiftedClock::default());
-        let store = SqliteStore::open(path, clock.clone()).unwrap();
+        let store = SqliteStore::open_or_make(path, clock.clone()).unwrap();
         Self::on(Arc::new(store), clock).await
     }
 

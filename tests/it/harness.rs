@@ -91,11 +91,7 @@ impl Vault {
 
     /// A connection with that certificate; it is opened by the first call.
     pub fn channel(&self, certificate: &Issued) -> Channel {
-        let tls = ClientTlsConfig::new()
-            .ca_certificate(Certificate::from_pem(self.authority.certificate()))
-            .identity(Identity::from_pem(&certificate.certificate, certificate.key.as_str()))
-            .domain_name("localhost");
-        Endpoint::from_shared(format!("https://{}", self.address)).unwrap().tls_config(tls).unwrap().connect_lazy()
+        channel(&self.authority, self.address, certificate)
     }
 
     /// Whoever has a certificate with that identity, and no token.
@@ -115,14 +111,7 @@ impl Vault {
 
     /// Whoever has a certificate with `identity`, after exchanging it for a token of `org`.
     pub async fn exchange(&self, identity: &str, org: &str) -> Caller {
-        let channel = self.channel(&self.certificate(identity));
-        let request = pb::ExchangeTokenRequest {
-            subject: Some(pb::exchange_token_request::Subject::ClientCertificate(true)),
-            parent: format!("orgs/{org}"),
-            ..Default::default()
-        };
-        let answer = TokensClient::new(channel.clone()).exchange_token(request).await.unwrap().into_inner();
-        Caller::new(channel, Some(answer.access_token.unwrap().text.clone()))
+        self.stranger(identity).exchange(org).await
     }
 
     /// A token that `issuer` issues, and its holder's connection: bound to a new certificate with
@@ -202,6 +191,15 @@ store = { path = "vault.db" }
 kms = { key_file = "master.keys" }
 "#;
 
+/// A connection with that certificate to a server of `authority`; it is opened by the first call.
+pub fn channel(authority: &Authority, address: SocketAddr, certificate: &Issued) -> Channel {
+    let tls = ClientTlsConfig::new()
+        .ca_certificate(Certificate::from_pem(authority.certificate()))
+        .identity(Identity::from_pem(&certificate.certificate, certificate.key.as_str()))
+        .domain_name("localhost");
+    Endpoint::from_shared(format!("https://{address}")).unwrap().tls_config(tls).unwrap().connect_lazy()
+}
+
 /// A client certificate of `authority` with one identity.
 pub fn client_certificate(authority: &Authority, identity: &str, validity: Validity) -> Issued {
     let mut names = ClientNames::default();
@@ -230,6 +228,16 @@ impl Caller {
     /// The same connection with another token.
     pub fn with_token(&self, token: impl Into<String>) -> Self {
         Self::new(self.channel.clone(), Some(token.into()))
+    }
+    /// The same connection with the token of `org` that its certificate exchanges itself for.
+    pub async fn exchange(&self, org: &str) -> Self {
+        let request = pb::ExchangeTokenRequest {
+            subject: Some(pb::exchange_token_request::Subject::ClientCertificate(true)),
+            parent: format!("orgs/{org}"),
+            ..Default::default()
+        };
+        let answer = self.tokens().exchange_token(request).await.unwrap().into_inner();
+        self.with_token(answer.access_token.unwrap().text.clone())
     }
     pub fn keys(&self) -> KeyVaultClient<Carried> {
         KeyVaultClient::with_interceptor(self.channel.clone(), self.bearer())

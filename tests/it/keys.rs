@@ -1,106 +1,23 @@
 //! Provider keys, use case by use case, on real parts: what is stored, seen, changed, destroyed.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use ibyok::{
     domain::{
-        error::{Failure, Reason},
-        ids::{KeyId, KeyName, OrgId, ProviderId, VersionName},
+        error::Reason,
+        ids::{ProviderId, VersionName},
         key::{AuthScheme, KeyKind, KeyState, RotationPolicy, Stage},
-        provider::{Providers, Warning},
-        secret::ProviderKey,
+        provider::Warning,
         token::{GrantText, TokenMode},
     },
-    service::vault::{AddVersion, CreateKey, Created, KeyUpdate, Retrieve, Retrieved, Vault, VaultSettings},
-    store::Item,
+    service::vault::{AddVersion, CreateKey, KeyUpdate},
 };
 
-use crate::fixture::{Caller, Fixture, all_scopes, scopes};
-
-/// A key of Groq's shape: certain.
-pub(crate) const GROQ: &str = "gsk_aB3daB3daB3daB3daB3daB3daB3daB3daB3daB3daB3daB3d9";
-
-pub(crate) fn vault(fixture: &Fixture) -> Vault {
-    Vault::new(fixture.parts.clone(), Arc::new(Providers::load(None).unwrap()), VaultSettings::default())
-}
-
-pub(crate) fn name(org: &OrgId, id: &str) -> KeyName {
-    KeyName { org: org.clone(), id: KeyId::parse("id", id).unwrap() }
-}
-
-pub(crate) fn secret(text: &str) -> ProviderKey {
-    ProviderKey::parse("secret", text.to_owned()).unwrap()
-}
-
-pub(crate) fn new_key(org: &OrgId, id: &str, value: &str) -> CreateKey {
-    CreateKey {
-        org: org.clone(),
-        id: KeyId::parse("key_id", id).unwrap(),
-        secret: Some(secret(value)),
-        provider: None,
-        base_url: String::new(),
-        auth_scheme: None,
-        description: String::new(),
-        labels: [].into(),
-        models: Vec::new(),
-        rotation: RotationPolicy::default(),
-        ttl: None,
-        environment: None,
-        kind: None,
-        validate_only: false,
-        request_id: String::new(),
-    }
-}
-
-pub(crate) async fn create(vault: &Vault, caller: &Caller, request: CreateKey) -> Result<Created, Failure> {
-    vault.create_key(&caller.call("CreateKey"), request).await
-}
-
-/// The sort keys of `items`.
-pub(crate) fn sorts(items: &[Item]) -> Vec<&str> {
-    items.iter().map(|item| item.key.sort.as_str()).collect()
-}
-
-pub(crate) async fn retrieve(vault: &Vault, caller: &Caller, text: &str) -> Result<Retrieved, Failure> {
-    let name = VersionName::parse("name", text, &caller.claims.org).unwrap();
-    let request = Retrieve { name, purpose: "test".into(), if_version_not: String::new(), mock: false };
-    vault.retrieve_key(&caller.call("RetrieveKey"), &request).await
-}
-
-pub(crate) fn value(retrieved: &Retrieved) -> &str {
-    retrieved.secret.as_ref().unwrap().expose_secret()
-}
-
-pub(crate) async fn add(vault: &Vault, caller: &Caller, id: &str, value: &str) -> Result<u32, Failure> {
-    let request = AddVersion {
-        name: name(&caller.claims.org, id),
-        secret: secret(value),
-        base_url: String::new(),
-        auth_scheme: None,
-        etag: String::new(),
-        request_id: String::new(),
-    };
-    let added = vault.add_version(&caller.call("AddKeyVersion"), request).await?;
-    Ok(added.version.version.number)
-}
-
-pub(crate) fn reason<T: std::fmt::Debug>(outcome: Result<T, Failure>) -> Reason {
-    outcome.unwrap_err().reason
-}
-
-pub(crate) struct Setting {
-    pub(crate) fixture: Fixture,
-    pub(crate) vault: Vault,
-    pub(crate) org: OrgId,
-    pub(crate) admin: Caller,
-}
-
-pub(crate) async fn setting() -> Setting {
-    let fixture = Fixture::new().await;
-    let org = fixture.org("acme", false, None).await;
-    let admin = fixture.admin(&org).await;
-    Setting { vault: vault(&fixture), fixture, org, admin }
-}
+use crate::fixture::{
+    Fixture, all_scopes,
+    keys::{GROQ, Setting, add, create, name, new_key, reason, retrieve, secret, setting, sorts, value, vault},
+    scopes,
+};
 
 #[tokio::test]
 async fn a_key_is_stored_seen_and_retrieved() {

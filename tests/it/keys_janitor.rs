@@ -3,24 +3,28 @@
 use std::{sync::Arc, time::Duration};
 
 use ibyok::{
-    domain::{PortFuture, clock::Deadline, error::Reason},
+    domain::{PortFuture, clock::Deadline, error::Reason, ids::Environment},
     repository::{
-        audit::{AuditLog, AuditSettings},
+        audit::{AuditLog, AuditRecord, AuditSettings},
+        keys::due,
         lease::{Lease, Role},
         records::Records,
     },
-    service::{Parts, janitor::Janitor},
-    store::{Action, ItemKey, ItemStore, Page, Query, SharedItem, StoreError, WriteId, Written, fake::MemoryStore},
+    service::{Parts, janitor::Janitor, vault::CreateKey},
+    store::{
+        Action, Item, ItemKey, ItemStore, Page, Query, SharedItem, StoreError, WriteId, Written, fake::MemoryStore,
+    },
 };
 
-use crate::keys::{GROQ, Setting, add, create, name, new_key, reason, retrieve, setting, sorts};
+use crate::fixture::keys::{GROQ, Setting, add, create, name, new_key, reason, retrieve, setting, sorts};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
 async fn deleted(days: u32) -> Setting {
     let setting = setting().await;
     let Setting { vault, org, admin, .. } = &setting;
-    create(vault, admin, new_key(org, "k", GROQ)).await.unwrap();
+    let environment = Some(Environment::parse("environment", "production").unwrap());
+    create(vault, admin, CreateKey { environment, ..new_key(org, "k", GROQ) }).await.unwrap();
     add(vault, admin, "k", "gsk_second").await.unwrap();
     let call = admin.call("DeleteKey");
     vault.delete_key(&call, &name(org, "k"), Some(DAY * days), false, "", "").await.unwrap();
@@ -53,6 +57,9 @@ async fn a_key_is_purged_at_its_time_with_a_record_and_not_before() {
     assert!(!fixture.memory().dump().iter().any(|item| item.key.partition.starts_with("DUE#")));
     let purged = fixture.recorded("key.purge");
     assert_eq!((purged.len(), purged[0].resource.as_str()), (1, "orgs/acme/keys/k"));
+    // What an auditor's grant may be limited to is in it, as in every other record of a key.
+    let details = |record: &AuditRecord| record.details.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(details(&purged[0]), ["environment", "provider", "uid"]);
     assert_eq!(round(&setting).await, 0);
     create(vault, admin, new_key(org, "k", GROQ)).await.unwrap();
 }
@@ -103,6 +110,28 @@ async fn a_row_whose_content_is_damaged_is_done_all_the_same() {
     setting.fixture.clock.advance(DAY * 5);
     assert_eq!(round(&setting).await, 1);
     assert!(!memory.dump().iter().any(|item| item.key == row.key));
+}
+
+#[tokio::test]
+async fn a_key_that_does_not_verify_holds_up_no_mark_and_goes_once_it_does() {
+    let setting = deleted(1).await;
+    let (memory, records) = (setting.fixture.memory(), &setting.fixture.parts.records);
+    let good = memory.dump().into_iter().find(|item| item.key.sort == "META" && item.key.partition == "O#acme#K#k");
+    let good = good.unwrap();
+    memory.tamper(Item { revision: good.revision + 1, ..good.clone() });
+    setting.fixture.clock.advance(DAY * 5);
+    let today = setting.fixture.parts.clock.now().day();
+    assert_eq!(round(&setting).await, 0);
+    let mark = due::mark(records, setting.fixture.deadline()).await.unwrap().unwrap();
+    assert_eq!(mark.day, today - 1, "everything before is done, as far as it can be");
+    assert_eq!(round(&setting).await, 0, "nothing is due until it is tried again");
+
+    memory.tamper(good);
+    setting.fixture.clock.advance(Duration::from_secs(3_601));
+    assert_eq!(round(&setting).await, 1);
+    assert_eq!(setting.fixture.recorded("key.purge").len(), 1);
+    round(&setting).await;
+    assert!(!memory.dump().iter().any(|item| item.key.partition.starts_with("DUE#")), "its row is swept");
 }
 
 /// A store in which somebody else always writes one partition first.

@@ -15,8 +15,8 @@ use ibyok::{
 };
 
 use crate::{
+    fixture::keys::{GROQ, Setting, create, name, new_key, reason, setting, vault},
     fixture::{Caller, Fixture, all_scopes},
-    keys::{GROQ, Setting, create, name, new_key, reason, setting, vault},
 };
 
 fn asked(setting: &Setting, filter: KeyFilter) -> ListKeys {

@@ -14,8 +14,8 @@ use ibyok::{
 };
 
 use crate::{
+    fixture::keys::{GROQ, Setting, add, create, name, new_key, reason, retrieve, setting, value},
     fixture::{Caller, all_scopes, scopes},
-    keys::{GROQ, Setting, add, create, name, new_key, reason, retrieve, setting, value},
 };
 
 fn asked(caller: &Caller, text: &str) -> Retrieve {

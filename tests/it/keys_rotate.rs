@@ -12,7 +12,7 @@ use ibyok::{
     service::vault::{AddVersion, CreateKey, ListVersions, Promote},
 };
 
-use crate::keys::{GROQ, Setting, add, create, name, new_key, reason, retrieve, secret, setting, value};
+use crate::fixture::keys::{GROQ, Setting, add, create, name, new_key, reason, retrieve, secret, setting, value};
 
 fn version(setting: &Setting, text: &str) -> VersionName {
     VersionName::parse("name", text, &setting.org).unwrap()

@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
 
-use crate::keys::{GROQ, Setting, setting};
+use crate::fixture::keys::{GROQ, Setting, setting};
 
 struct Wire {
     setting: Setting,

@@ -41,6 +41,7 @@ mod keys_rotate;
 mod keys_wire;
 mod kms_conformance;
 mod lifecycle;
+mod process;
 mod rates;
 mod records;
 mod store_conformance;

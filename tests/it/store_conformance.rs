@@ -76,7 +76,7 @@ enum Backing {
 impl Fixture {
     fn sqlite() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let store = SqliteStore::open(&directory.path().join("vault.db"), Arc::new(SystemClock)).unwrap();
+        let store = SqliteStore::open_or_make(&directory.path().join("vault.db"), Arc::new(SystemClock)).unwrap();
         Self { store: Arc::new(store), backing: Backing::File(directory) }
     }
 

@@ -20,8 +20,8 @@ use ibyok::{
 };
 
 use crate::{
+    fixture::keys::{GROQ, Setting, add, create, name, reason, retrieve, setting},
     fixture::{Caller, all_scopes, scopes},
-    keys::{GROQ, Setting, add, create, name, reason, retrieve, setting},
 };
 
 mod known;
@@ -29,7 +29,7 @@ mod wire;
 
 fn new_key(org: &OrgId, id: &str, value: &str) -> CreateKey {
     let provider = Some(ProviderId::parse("provider", "groq").unwrap());
-    CreateKey { provider, ..crate::keys::new_key(org, id, value) }
+    CreateKey { provider, ..crate::fixture::keys::new_key(org, id, value) }
 }
 
 const HOUR: Duration = Duration::from_secs(3_600);

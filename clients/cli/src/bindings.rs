@@ -13,7 +13,10 @@ use crate::{
     prompt::confirm,
     session::{Session, short},
     time::{self, parse_duration},
-    tokens::{issue::GrantArgs, view::grant_json},
+    tokens::{
+        issue::{self, GrantArgs},
+        view::grant_json,
+    },
 };
 
 const PAGE_SIZE: i32 = 200;
@@ -43,8 +46,7 @@ Example:
     --resource 'orgs/acme/keys/openai-*' --ttl-max 1h
 Then, with that certificate: ibyok tokens exchange --org acme --out token")]
 pub(crate) struct Create {
-    /// Id of the new binding [default: the server's choice]
-    #[arg(default_value = "", hide_default_value = true)]
+    /// Id of the new binding
     id: String,
     /// SPIFFE id or DNS name of the client certificate; a trailing * matches the rest of one path segment
     #[arg(long, value_name = "IDENTITY")]
@@ -63,14 +65,13 @@ pub(crate) struct Create {
 }
 
 async fn create(args: Create, session: &Session, out: &mut Output) -> Result<(), Failure> {
-    let mode = if args.mock { pb::TokenMode::Mock } else { pb::TokenMode::Live };
     let request = pb::CreateIdentityBindingRequest {
         parent: session.names.parent(),
         binding: Some(pb::IdentityBinding {
             name: args.id,
             identity: Some(Identity::Certificate(args.certificate)),
             grants: args.grant.grants(args.scopes),
-            mode: mode.into(),
+            mode: issue::mode(args.mock).into(),
             ttl_max: args.ttl_max.map(time::wire),
         }),
         ..Default::default()

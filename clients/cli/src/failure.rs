@@ -205,7 +205,7 @@ fn next_step(error: &CallError) -> Option<String> {
         Some("TOKEN_CERTIFICATE_MISMATCH") => {
             "use the client certificate that the token was issued for (--cert, --key); `ibyok tokens whoami` shows yours"
         }
-        Some("CERTIFICATE_MISSING" | "CERTIFICATE_EXPIRED" | "CERTIFICATE_REVOKED") => {
+        Some("CERTIFICATE_EXPIRED" | "CERTIFICATE_REVOKED") => {
             "use a client certificate that is valid: --cert and --key"
         }
         Some("SCOPE_MISSING") => return Some(missing_scope(error)),

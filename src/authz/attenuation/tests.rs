@@ -93,6 +93,25 @@ fn nothing_handed_on_outlives_what_the_holder_may_have() {
     assert_eq!(Holding::of_permit(&permit).expires(), seconds(4600));
 }
 
+#[test]
+fn a_token_that_was_made_before_is_given_only_where_it_could_be_made_now() {
+    let mut case = Case::with(vec![grant()]);
+    let made = case.record().clone();
+    let permit = admit(case.evidence(), &Access::Identity).unwrap();
+    let holding = Holding::of_permit(&permit);
+    assert!(holding.gives(&made).is_ok(), "as long as the holder may have it");
+    assert!(holding.gives(&TokenRecord { max_expires: seconds(89_999), ..made.clone() }).is_ok());
+    let field = |token: &TokenRecord| holding.gives(token).unwrap_err().metadata[0].1.clone();
+    assert_eq!(field(&TokenRecord { max_expires: seconds(90_001), ..made.clone() }), "max_ttl");
+    let wider = Grant { scopes: vec![Scope::KeysWrite], ..grant() };
+    assert_eq!(field(&TokenRecord { grants: vec![wider], ..made.clone() }), "grants[0]");
+
+    let token = case.record();
+    (token.mode, case.claims.mode) = (TokenMode::Mock, TokenMode::Mock);
+    let permit = admit(case.evidence(), &Access::Identity).unwrap();
+    assert_eq!(Holding::of_permit(&permit).gives(&made).unwrap_err().metadata[0].1, "mode");
+}
+
 const SCOPES: [Scope; 3] = [Scope::KeysRead, Scope::KeysList, Scope::KeysWrite];
 const PATTERNS: [&str; 6] = ["keys/a", "keys/a*", "keys/*", "keys/**", "**", "*/a"];
 const NETWORKS: [&str; 4] = ["10.0.0.0/8", "10.1.0.0/16", "10.1.2.3/32", "192.168.0.0/16"];

@@ -2,7 +2,10 @@ use aws_lc_rs::signature::Ed25519KeyPair;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::authz::fixtures::{Case, grant, public, seed};
+use crate::authz::{
+    fixtures::{Case, grant, public, seed},
+    verifier::TokenVerifier,
+};
 
 fn realm() -> Realm {
     Realm { issuer: "ibyok".into(), audience: "vault".into() }
@@ -128,12 +131,33 @@ fn every_changed_character_and_every_other_shape_is_refused() {
 }
 
 #[test]
-fn a_token_never_outgrows_its_limit() {
-    let mut claims = claims();
-    claims.confirmation = Confirmation::Identity("a".repeat(JWT_MAX));
-    assert_eq!(sign(&realm(), &claims, &seed(1)).unwrap_err().reason, Reason::InvalidField);
-    let long = signed(HEADER, &payload().to_string().replace('}', &format!("{}}}", " ".repeat(JWT_MAX))));
-    assert!(Unverified::parse(&long).is_none());
+fn a_token_may_be_as_long_as_its_limit_and_no_longer() {
+    // With a key id of three characters base64 comes to the very limit.
+    let (kid, header) = ("k12", HEADER.replace("k1", "k12"));
+    let keys = [(kid.to_owned(), public(1))];
+    let inspect = |text: &str| TokenVerifier::new("ibyok", "vault", 8).inspect(text, keys.as_slice());
+    let signed_for = |identity: usize| {
+        let confirmation = Confirmation::Identity("a".repeat(identity));
+        sign(&realm(), &Claims { confirmation, signing_key: kid.to_owned(), ..claims() }, &seed(1))
+    };
+    let longest = (2_000..3_000).rev().find_map(|identity| signed_for(identity).ok()).unwrap();
+    assert_eq!(longest.expose_secret().len(), JWT_MAX);
+    assert!(inspect(longest.expose_secret()).is_some());
+    assert_eq!(signed_for(JWT_MAX).unwrap_err().reason, Reason::InvalidField);
+
+    let padded = |spaces: usize| signed(&header, &(payload().to_string() + &" ".repeat(spaces)));
+    assert!(inspect(&padded(100)).is_some());
+    let longer = (2_000..).map(padded).find(|text| text.len() > JWT_MAX).unwrap();
+    assert_eq!(inspect(&longer), None);
+}
+
+#[test]
+fn a_token_of_another_issuer_names_its_algorithm_and_not_our_type() {
+    let foreign = |header: &str| is_foreign(&signed(header, "{}"));
+    assert!(foreign(r#"{"alg":"ES256","typ":"JWT"}"#) && foreign(r#"{"alg":"EdDSA"}"#));
+    assert!(!foreign(HEADER) && !foreign(r#"{"typ":"JWT"}"#) && !foreign("[]") && !foreign("alg"));
+    let text = signed(r#"{"alg":"ES256"}"#, "{}");
+    assert!(!is_foreign(text.rsplit_once('.').unwrap().0) && !is_foreign(&format!("{text}.")));
 }
 
 /// Each vector's message stands where a JWS signs header and payload.

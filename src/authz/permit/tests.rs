@@ -43,6 +43,20 @@ fn narrowing_a_permit_decides_as_admission_does() {
     }
 }
 
+#[test]
+fn what_has_neither_environment_nor_labels_is_covered_by_no_grant_that_demands_one() {
+    let production = Environment::parse("e", "production").unwrap();
+    let labelled = Grant { labels: [("team".to_owned(), "a".to_owned())].into(), ..grant() };
+    let limited = Grant { environments: vec![production], ..grant() };
+    let name = || "orgs/acme/keys/a".to_owned();
+    for grants in [vec![labelled.clone()], vec![limited.clone()], vec![labelled, limited]] {
+        let case = Case::with(grants);
+        assert_eq!(reason(&case, &Access::Plain(Scope::KeysRead, name())), Some(Reason::ResourceNotGranted));
+        assert_eq!(reason(&case, &read(&name())), None, "what it demands is asked once the key was read");
+    }
+    assert_eq!(reason(&Case::with(vec![grant()]), &Access::Plain(Scope::KeysRead, name())), None);
+}
+
 /// One change of a good token's records, claims or holder, and what it is refused for.
 type Variant = (&'static str, fn(&mut Case), Reason);
 

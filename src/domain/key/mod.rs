@@ -1,7 +1,7 @@
 //! A provider key's record: its state, its versions and their stages, computed from time at use.
 //! Knows no store and no ciphertext.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 
 use super::{
     clock::Timestamp,
@@ -269,11 +269,12 @@ pub fn check_etag(record: &KeyRecord, etag: &str) -> Result<(), Reason> {
     if etag.is_empty() || etag == record.etag() { Ok(()) } else { Err(Reason::EtagMismatch) }
 }
 
-/// Refuses more or longer labels than a resource bears.
+/// Refuses labels that no resource bears: too many, too long, or of other signs. What a grant demands
+/// keeps the same rule.
 ///
 /// # Errors
 /// Names `field`.
-pub fn check_labels(field: &'static str, labels: &Labels) -> Result<(), InvalidInput> {
+pub fn check_labels(field: impl Into<Cow<'static, str>>, labels: &Labels) -> Result<(), InvalidInput> {
     let is_key = |key: &str| {
         (1..=63).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-/".contains(&b))
     };

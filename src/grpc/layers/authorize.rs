@@ -7,7 +7,7 @@ use http::{HeaderMap, header};
 
 use super::rate::{Rates, TooMany};
 use crate::{
-    authz::{claims::Claims, methods::Requirement, verifier::Refused},
+    authz::{claims::Claims, jwt::JWT_MAX, methods::Requirement, verifier::Refused},
     domain::{
         PortFuture,
         clock::{Clock, Timestamp},
@@ -17,9 +17,6 @@ use crate::{
     },
     grpc::entry::{Connection, Entry},
 };
-
-/// The longest token that is looked at, in bytes.
-const TOKEN_MAX: usize = 4_096;
 
 /// Checks a token's signature, times and binding.
 pub trait VerifyToken: Send + Sync + std::fmt::Debug {
@@ -131,5 +128,5 @@ fn bearer(headers: &HeaderMap) -> Result<&str, Failure> {
     let value = values.next().ok_or(Reason::TokenMissing)?;
     let (scheme, token) = value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or(Reason::TokenMalformed)?;
     let is_one = values.next().is_none() && scheme.eq_ignore_ascii_case("bearer");
-    if is_one && (1..=TOKEN_MAX).contains(&token.len()) { Ok(token) } else { Err(Reason::TokenMalformed.into()) }
+    if is_one && (1..=JWT_MAX).contains(&token.len()) { Ok(token) } else { Err(Reason::TokenMalformed.into()) }
 }

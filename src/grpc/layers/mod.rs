@@ -10,8 +10,7 @@ mod shed;
 use std::{sync::Arc, time::Duration};
 
 use http::{HeaderValue, Request, Response, StatusCode, header};
-use tonic::{Code, Status, body::Body, service::Routes};
-use tower::ServiceExt as _;
+use tonic::{Code, Status, body::Body};
 
 pub use authorize::VerifyToken;
 pub use rate::Rate;
@@ -25,6 +24,7 @@ use self::{
 pub use super::share::Share;
 use super::{
     entry::{CALL_MAX, Connection, Entry, Recorder, record},
+    routes::Routes,
     status::{failure_of, status_for, status_of},
 };
 use crate::{
@@ -109,7 +109,7 @@ impl Front {
             recorder,
             clock,
         };
-        Self { routes: routes.prepare(), inner: Arc::new(inner) }
+        Self { routes, inner: Arc::new(inner) }
     }
 
     /// Answers `request`, which came on `connection`.
@@ -186,7 +186,7 @@ impl Front {
     /// The handler's answer. The time counts from the headers on: a message that never comes must
     /// not keep a place.
     async fn route(self, request: Request<Body>, patience: Duration) -> Response<Body> {
-        match tokio::time::timeout(patience, self.routes.oneshot(request)).await {
+        match tokio::time::timeout(patience, self.routes.answer(request)).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(never)) => match never {},
             Err(_) => status_for(Reason::DeadlineExceeded).into_http(),

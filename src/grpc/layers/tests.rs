@@ -1,4 +1,5 @@
 use std::{
+    collections::BTreeSet,
     convert::Infallible,
     sync::Mutex,
     task::{Context, Poll},
@@ -31,7 +32,7 @@ impl NamedService for Behind {
 impl tower::Service<Request<Body>> for Behind {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = std::future::Ready<Result<Response<Body>, Infallible>>;
+    type Future = futures_util::future::BoxFuture<'static, Result<Response<Body>, Infallible>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
@@ -39,26 +40,31 @@ impl tower::Service<Request<Body>> for Behind {
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let (path, kept) = (request.uri().path().to_owned(), request.map(|_| ()));
         self.0.lock().unwrap().push(kept);
+        if path.ends_with("ListKeys") {
+            return Box::pin(std::future::pending());
+        }
         // As tonic itself answers a message that is too large.
         let status = if path.ends_with("CreateKey") { Status::out_of_range("too large") } else { Status::ok("") };
-        std::future::ready(Ok(status.into_http()))
+        Box::pin(std::future::ready(Ok(status.into_http())))
     }
 }
 
-/// Takes the token `good`, and `expired` as a token that was good.
+/// Takes the token `good`, `expired` as a token that was good, and any other that it looks at for
+/// the second time; the key of `new` alone is learned.
 #[derive(Debug)]
-struct Tokens(Vec<Scope>);
+struct Tokens(Vec<Scope>, Mutex<BTreeSet<String>>);
 
 impl VerifyToken for Tokens {
     fn verify(&self, token: &str, _: &Peer, _: Timestamp) -> Result<Arc<Claims>, Refused> {
         match token {
             "good" => Ok(claims(&self.0).into()),
             "expired" => Err(Refused { failure: Reason::TokenExpired.into(), claims: Some(claims(&self.0).into()) }),
+            "new" | "unknown" if !self.1.lock().unwrap().insert(token.to_owned()) => Ok(claims(&self.0).into()),
             _ => Err(Refused { failure: Reason::TokenMalformed.into(), claims: None }),
         }
     }
-    fn learned<'a>(&'a self, _: &'a str) -> PortFuture<'a, bool> {
-        Box::pin(std::future::ready(false))
+    fn learned<'a>(&'a self, token: &'a str) -> PortFuture<'a, bool> {
+        Box::pin(std::future::ready(token == "new"))
     }
 }
 
@@ -70,8 +76,8 @@ struct Bench {
 
 fn bench(limits: FrontLimits) -> Bench {
     let (behind, notes) = (Behind::default(), Arc::new(Notes::default()));
-    let routes = Routes::new(behind.clone());
-    let tokens = Arc::new(Tokens(vec![Scope::KeysList, Scope::KeysWrite]));
+    let routes = Routes::default().add_service(behind.clone());
+    let tokens = Arc::new(Tokens(vec![Scope::KeysList, Scope::KeysWrite], Mutex::default()));
     let parts = FrontParts { tokens, recorder: Arc::<Notes>::clone(&notes), clock: Arc::new(SystemClock), limits };
     Bench { front: Front::new(routes, parts), behind, notes }
 }
@@ -111,6 +117,13 @@ async fn a_good_token_passes_and_is_not_handed_on() {
     let entry = seen.extensions().get::<Arc<Entry>>().unwrap();
     assert_eq!(entry.claims.as_ref().unwrap().org.as_str(), "acme");
     assert!(bench.noted().is_none());
+}
+
+#[tokio::test]
+async fn a_token_is_looked_at_again_only_when_its_key_was_learned() {
+    let bench = bench(FrontLimits::default());
+    bench.call(GET, &["Bearer new"]).await.unwrap();
+    assert_eq!(reason(bench.call(GET, &["Bearer unknown"]).await), "TOKEN_MALFORMED");
 }
 
 #[tokio::test]
@@ -224,6 +237,18 @@ async fn a_place_is_kept_until_its_handler_ends() {
     assert_eq!(reason(bench.call(GET, &["Bearer good"]).await), "OVERLOADED");
     bench.behind.0.lock().unwrap().clear();
     bench.call(GET, &["Bearer good"]).await.unwrap();
+}
+
+#[tokio::test]
+async fn whoever_gave_a_deadline_is_answered_by_then() {
+    let bench = bench(FrontLimits::default());
+    let request = Request::post("/ibyok.v1.KeyVault/ListKeys")
+        .header("content-type", "application/grpc")
+        .header("authorization", "Bearer good")
+        .header("grpc-timeout", "10m");
+    let answer = bench.front.clone().answer(request.body(Body::empty()).unwrap(), connection(later())).await;
+    let status = answer.extensions().get::<Status>().unwrap().clone();
+    assert_eq!(reason(Err(status)), "DEADLINE_EXCEEDED");
 }
 
 #[tokio::test]

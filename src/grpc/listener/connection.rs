@@ -15,7 +15,9 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ConnectionLimits, Listener, peer,
+    ConnectionLimits, Listener,
+    one_write::OneWrite,
+    peer,
     tls::{Trust, unix_time},
 };
 use crate::{
@@ -81,7 +83,8 @@ impl Open {
             let answer = front.clone().answer(request, of_calls.clone());
             async move { Ok::<_, std::convert::Infallible>(answer.await) }
         });
-        let mut serving = pin!(protocol(&listener.limits).serve_connection(TokioIo::new(stream), service));
+        let stream = TokioIo::new(OneWrite(stream));
+        let mut serving = pin!(protocol(&listener.limits).serve_connection(stream, service));
         let mut age = pin!(tokio::time::sleep(age(listener)));
         loop {
             tokio::select! {

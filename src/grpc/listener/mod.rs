@@ -2,6 +2,7 @@
 //! an end to every connection, and a drain. Knows nothing of what is served on them.
 
 mod connection;
+mod one_write;
 pub mod peer;
 pub mod tls;
 

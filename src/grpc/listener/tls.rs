@@ -109,7 +109,7 @@ impl TlsSource {
         self.seen = contents.sha256();
         match contents.trust(&self.clock) {
             Ok(trust) => {
-                tracing::info!(not_after = trust.not_after.seconds(), "TLS files were loaded again");
+                tracing::info!(not_after = %trust.not_after, "TLS files were loaded again");
                 self.current.send_replace(trust);
             }
             Err(problem) => tracing::warn!(%problem, "new TLS files don't hold; the old ones are still served"),

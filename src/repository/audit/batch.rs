@@ -264,6 +264,7 @@ mod tests {
         let root = data_encoding::HEXLOWER.encode(&root([leaf_hash(&[1]), leaf_hash(&[2])]));
         assert_eq!(hex, format!("020118{name}0000000000000007{}{root}00000002", "09".repeat(32)));
         assert_eq!(Header::decode(&bytes), Some(header()));
+        assert_eq!(header().hash(), sha256(&[&bytes]));
     }
 
     #[test]
@@ -290,6 +291,20 @@ mod tests {
         assert_eq!(batch.records, [vec![1], vec![2]]);
         assert_eq!(Batch::read(item(batch_key(&header().chain, 8))), None);
         assert!(!Batch { records: vec![vec![2], vec![1]], ..batch }.is_sound());
+        let short = batch_item(&header(), [vec![1]]).attributes;
+        assert_eq!(Batch::read(Item { attributes: short, ..item(new.key.clone()) }), None);
+    }
+
+    #[test]
+    fn a_seal_has_no_records_and_every_other_batch_has_some() {
+        let (full, seal) = (header(), Header::seal(header().chain, 7, [9; 32]));
+        let as_kind = |kind, header: &Header| Header { kind, ..header.clone() };
+        let records = vec![vec![1], vec![2]];
+        let is_sound = |header, records: &[Vec<u8>]| Batch { header, records: records.to_vec() }.is_sound();
+        assert!(is_sound(full.clone(), &records) && is_sound(seal.clone(), &[]));
+        assert!(!is_sound(as_kind(BatchKind::Seal, &full), &records));
+        assert!(!is_sound(as_kind(BatchKind::Records, &seal), &[]));
+        assert!(!is_sound(seal, &records) && !is_sound(full, &[]));
     }
 
     #[test]
@@ -303,8 +318,26 @@ mod tests {
     #[test]
     fn chains_are_told_from_other_text() {
         assert!(ChainId::parse("0123456789abcdef-m00000a").is_some());
-        for text in ["", "0123456789abcdef", "0123456789abcdef-x000001", "0123456789abcdeF-s000001", "a-s000001#2"] {
+        for text in [
+            "",
+            "0123456789abcdef",
+            "0123456789abcdef-x000001",
+            "0123456789abcdeF-s000001",
+            "0123456789abcde-s000001",
+            "0123456789abcdef0-s000001",
+            "0123456789abcdef-s00001",
+            "0123456789abcdef-s000000001",
+            "0123456789abcdef-s00000g",
+            "a-s000001#2",
+        ] {
             assert_eq!(ChainId::parse(text), None, "{text}");
+        }
+        let shared = ChainId::new("0123456789abcdef", LaneKind::Shared, 0x0fff_ffff);
+        let mutation = ChainId::new("0123456789abcdef", LaneKind::Mutation, 10);
+        assert_eq!((shared.as_str(), mutation.as_str()), ("0123456789abcdef-sfffffff", "0123456789abcdef-m00000a"));
+        for chain in [shared, mutation] {
+            assert_eq!(ChainId::parse(chain.as_str()).as_ref(), Some(&chain));
+            assert_eq!((chain.boot(), chain.to_string().as_str()), ("0123456789abcdef", chain.as_str()));
         }
     }
 }

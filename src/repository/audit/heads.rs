@@ -47,7 +47,7 @@ impl Head {
         };
         Some(Self { chain, opened: Timestamp::from_micros(*opened), sealed, revision: item.revision })
     }
-    /// Whether `item` of `A#HEADS` is a chain's row; the partition holds replicas' beats, too.
+    /// Whether `key` of `A#HEADS` is a chain's row: whoever writes the database can put anything there.
     pub(super) fn is_row(key: &ItemKey) -> bool {
         ChainId::parse(&key.sort).is_some()
     }

@@ -15,13 +15,13 @@ use super::{
     batch::{BatchKind, ChainId},
     heads::OPEN,
     log::{Entry, chain_map, chains, entries, position_sort},
-    record::AuditRecord,
+    record::Whose,
     writer::Lanes,
 };
 use crate::{
     domain::{
         clock::{Deadline, Timestamp},
-        error::{Failure, Reason},
+        error::Failure,
         ids::OrgId,
     },
     repository::{
@@ -29,7 +29,7 @@ use crate::{
         lease::Lease,
         records::{Expected, Records},
     },
-    store::{Action, Condition, Item, ItemKey, NewItem, Order, Page, Query, SortRange, Written},
+    store::{Action, Condition, Item, ItemKey, NewItem, Order, Page, Query, SortRange},
 };
 
 /// The most index rows of one write; lease, state, days and finished chains go with them.
@@ -275,11 +275,7 @@ impl Indexer {
         actions.extend(
             chunk.finished.iter().map(|chain| Action::Delete(ItemKey::new(OPEN, chain.as_str()), Condition::Any)),
         );
-        match self.lanes.write(actions, deadline).await? {
-            Written::Committed => {}
-            Written::Conflict { .. } => return Err(Reason::WriteConflict.into()),
-            Written::Unknown => return Err(Reason::StoreUnavailable.into()),
-        }
+        self.lanes.commit(actions, deadline).await?;
         self.listed.extend(days);
         Ok(IndexState { revision: Some(revision), ..state })
     }
@@ -311,8 +307,7 @@ fn rows_of(entry: &Entry) -> BTreeMap<OrgId, (IndexRow, Timestamp)> {
     let header = &entry.batch.header;
     let mut rows = BTreeMap::new();
     for (bytes, index) in entry.batch.records.iter().zip(0_u16..) {
-        let record = AuditRecord::read(bytes);
-        let Some((org, time)) = record.and_then(|record| {
+        let Some((org, time)) = Whose::read(bytes).and_then(|record| {
             let org = OrgId::parse("org", &record.org).ok()?;
             Some((org, record.timestamp()))
         }) else {

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use super::{
@@ -15,10 +16,11 @@ use super::{
 };
 use crate::{
     domain::{
-        audit::Receipt,
+        audit::{AuditDraft, Receipt},
+        error::Reason,
         ids::{KeyId, OrgId, TokenId},
     },
-    repository::last_used,
+    repository::{last_used, projection},
     store::{Action, Condition, Item, ItemKey, NewItem, Order},
 };
 
@@ -132,9 +134,11 @@ async fn a_lost_write_of_order_or_index_changes_nothing() {
             let store = Arc::new(TinyStore::default());
             let log = log_on(&store);
             let mut tasks = AuditTasks::new(&log);
-            let receipts = write_some(&log, 3).await;
+            let mut receipts = write_some(&log, 3).await;
             store.fail_after(failing, fault);
             tasks.tick().await.unwrap_err();
+            // What comes meanwhile is put in order before the index has what was there already.
+            receipts.extend(write_some(&log, 1).await);
             while tasks.tick().await.is_err() {}
             assert_indexed_once(&store, &receipts).await;
             assert_in_order(&store).await;
@@ -230,6 +234,132 @@ async fn a_snapshot_has_every_record_once_while_others_index_and_seal() {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn a_store_that_goes_down_hides_no_chain() {
+    let store = Arc::new(TinyStore::default());
+    let log = log_on(&store);
+    write_some(&log, 2).await;
+    let expected = log_on(&store).snapshot(soon()).await.unwrap();
+    assert!(!expected.unindexed.is_empty());
+    let mut reads = 0;
+    loop {
+        store.fail_read_after(reads);
+        let snapshot = log_on(&store).snapshot(soon()).await;
+        if !store.has_failed_read() {
+            break assert_eq!(snapshot.unwrap(), expected);
+        }
+        assert_eq!(snapshot.unwrap_err().reason, Reason::StoreUnavailable);
+        reads += 1;
+    }
+    assert!(reads > 2, "the ends of the chains were read, too");
+}
+
+#[tokio::test]
+async fn no_failed_read_of_a_tick_is_taken_for_an_answer() {
+    let mut reads = 0;
+    loop {
+        let store = Arc::new(TinyStore::default());
+        let mut receipts = write_some(&log_on(&store), 2).await;
+        // The chains of a boot that is gone are sealed, too.
+        let log = log_on(&store);
+        receipts.extend(write_some(&log, 1).await);
+        let mut tasks = AuditTasks::new(&log);
+        store.fail_read_after(reads);
+        let ended = tasks.tick().await;
+        if !store.has_failed_read() {
+            break ended.unwrap();
+        }
+        assert_eq!(ended.unwrap_err().reason, Reason::StoreUnavailable, "after {reads} reads");
+        tasks.tick().await.unwrap();
+        assert_indexed_once(&store, &receipts).await;
+        reads += 1;
+    }
+    assert!(reads > 10);
+}
+
+#[tokio::test]
+async fn what_was_folded_before_is_folded_again_before_what_is_new() {
+    let store = Arc::new(TinyStore::default());
+    let log = log_on(&store);
+    log.append(draft("acme", "orgs/acme/keys/old"), soon()).await.unwrap();
+    AuditTasks::new(&log).tick().await.unwrap();
+    store.tamper(|items| items.retain(|key, _| key.partition != "PROJ" && !key.partition.ends_with("#LU")));
+    log.append(draft("acme", "orgs/acme/keys/new"), soon()).await.unwrap();
+    AuditTasks::new(&log).tick().await.unwrap();
+    let keys = ["old", "new"].map(|id| KeyId::parse("key", id).unwrap());
+    let used = last_used::keys(&records(&store), &org("acme"), &keys, soon()).await.unwrap();
+    assert!(used.iter().all(Option::is_some));
+}
+
+#[tokio::test]
+async fn a_listed_day_goes_back_to_the_earliest_of_its_records() {
+    let store = Arc::new(TinyStore::default());
+    let log = log_on(&store);
+    let mut tasks = AuditTasks::new(&log);
+    let now = draft("acme", "a").time;
+    for (hours, earliest) in [(1, 1), (3, 3), (2, 3)] {
+        let before = |hours: u64| now.minus(Duration::from_secs(hours * 3_600));
+        log.append(AuditDraft { time: before(hours), ..draft("acme", "a") }, soon()).await.unwrap();
+        tasks.tick().await.unwrap();
+        let days = index::days(&records(&store), &org("acme"), Order::Ascending, None, 10, soon()).await.unwrap();
+        // Should midnight pass meanwhile, there are two of them.
+        assert_eq!(days.iter().map(|day| day.from).min(), Some(before(earliest)));
+    }
+}
+
+#[tokio::test]
+async fn who_waits_for_the_index_is_woken_when_it_goes_on_and_only_then() {
+    let store = Arc::new(TinyStore::default());
+    let log = log_on(&store);
+    let mut tasks = AuditTasks::new(&log);
+    let mut indexed = log.indexed();
+    for rounds in [1, 2] {
+        write_some(&log, rounds).await;
+        tasks.tick().await.unwrap();
+        assert!(indexed.has_changed().unwrap());
+        indexed.mark_unchanged();
+        tasks.tick().await.unwrap();
+        assert!(!indexed.has_changed().unwrap());
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_in_order_yet_is_known_and_since_when() {
+    let store = Arc::new(TinyStore::default());
+    let log = log_on(&store);
+    let is_in_order = async || {
+        let records = records(&store);
+        let open = log::open_chains(&records, soon()).await.unwrap();
+        log::is_in_order(&records, &open, &LogState::load(&records, soon()).await.unwrap(), soon()).await.unwrap()
+    };
+    let written = draft("acme", "a").time;
+    write_some(&log, 2).await;
+    assert!(!is_in_order().await);
+    AuditTasks::new(&log).tick().await.unwrap();
+    assert!(is_in_order().await);
+    let later = draft("acme", "a").time;
+    write_some(&log, 1).await;
+    assert!(!is_in_order().await);
+    let now = later.plus(Duration::from_secs(9));
+    let until = projection::folded_until(&records(&store), "usage", now, soon()).await.unwrap().unwrap();
+    assert!((written..=later).contains(&until), "what came since is not told of");
+}
+
+#[tokio::test]
+async fn what_the_index_lost_is_indexed_again_in_one_tick() {
+    let store = Arc::new(TinyStore::default());
+    let log = log_on(&store);
+    let mut receipts = Vec::new();
+    for _ in 0..50 {
+        receipts.extend(write_some(&log, 1).await);
+    }
+    AuditTasks::new(&log).tick().await.unwrap();
+    store.tamper(|items| items.retain(|key, _| key.sort != "INDEX" && !key.partition.starts_with("O#")));
+    AuditTasks::new(&log).tick().await.unwrap();
+    assert_indexed_once(&store, &receipts).await;
+    assert_eq!(log.snapshot(soon()).await.unwrap().unindexed, []);
 }
 
 #[tokio::test]

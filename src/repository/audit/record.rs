@@ -70,6 +70,27 @@ pub struct AuditRecord {
     pub revision: i64,
 }
 
+/// Whose a record is, and when: for who reads no more of it. The other fields are passed over.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub(super) struct Whose {
+    /// Whose log it stands in.
+    #[prost(string, tag = "2")]
+    pub(super) org: String,
+    #[prost(message, optional, tag = "3")]
+    time: Option<RecordTime>,
+}
+
+impl Whose {
+    /// That of the record of these bytes; None when they are not one.
+    pub(super) fn read(bytes: &[u8]) -> Option<Self> {
+        Self::decode(bytes).ok()
+    }
+    /// When the call came in.
+    pub(super) fn timestamp(&self) -> Timestamp {
+        self.time.map(RecordTime::timestamp).unwrap_or_default()
+    }
+}
+
 /// `google.protobuf.Timestamp`, tag for tag.
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
 pub struct RecordTime {
@@ -225,6 +246,8 @@ mod tests {
         assert_eq!(record.ended(), Some(Outcome::Denied));
         assert_eq!(record.encode_to_vec(), encoded.bytes);
         assert_eq!(encoded.leaf, leaf_hash(&encoded.bytes));
+        let whose = Whose::read(&encoded.bytes).unwrap();
+        assert_eq!((whose.org.as_str(), whose.timestamp()), ("acme", draft().time));
     }
 
     #[test]
@@ -253,6 +276,30 @@ mod tests {
             ..draft()
         };
         assert!(encode(worst, &SystemEntropy).unwrap().bytes.len() <= RECORD_BYTES_MAX);
+    }
+
+    /// Extras go only when cut texts are not enough, and then all of them.
+    #[test]
+    fn extras_that_do_not_fit_even_when_they_are_cut_are_left_out() {
+        let names: Vec<&'static str> = (0..125).map(|n| &*format!("extra-{n:03}").leak()).collect();
+        let (mut longest, mut is_cut) = (0, false);
+        for pad in 0..100 {
+            // As many as almost fit, and one whose name is a byte longer each time.
+            let last: &'static str = format!("x{}", "x".repeat(pad)).leak();
+            let of = |name: &&'static str| (*name, "v".repeat(65));
+            let details = names.iter().chain([&last]).map(of).collect();
+            let encoded = encode(AuditDraft { details, ..draft() }, &SystemEntropy).unwrap();
+            let record = AuditRecord::read(&encoded.bytes).unwrap();
+            assert_eq!(record.details[TRUNCATED], "true");
+            if record.details.len() == 1 {
+                is_cut = true;
+            } else {
+                assert!(!is_cut && record.details.len() == 127);
+                longest = encoded.bytes.len();
+            }
+        }
+        assert!(is_cut);
+        assert_eq!(longest, RECORD_BYTES_MAX, "to the last byte");
     }
 
     #[test]

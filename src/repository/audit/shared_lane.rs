@@ -23,6 +23,9 @@ use crate::domain::{
 /// How often a lane that could not write tries again by itself.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 
+/// How often a batch lets calls that are ready go first: bounds what one record waits for others.
+const READY_ROUNDS: usize = 8;
+
 /// What a shared lane is asked.
 pub(super) enum Request {
     /// To write a record and say where it stands; None: it could not.
@@ -142,10 +145,7 @@ impl SharedLane {
                     () = tokio::time::sleep(PROBE_EVERY), if is_probe => self.probe().await,
                 }
             }
-            // Calls that are ready to run come first, so that their records are in this batch: a put
-            // costs the same for one record and for many. Where nobody is, this is no wait.
-            tokio::task::yield_now().await;
-            self.gather(&mut batch);
+            self.gather_ready(&mut batch).await;
             self.write(batch).await;
             let is_done = self.held.is_none() && self.requests.is_empty() && self.notes.is_empty();
             if (self.closing.is_some() || is_abandoned) && is_done {
@@ -174,6 +174,19 @@ impl SharedLane {
                 self.requests.close();
                 self.notes.close();
                 self.closing = Some(closed);
+            }
+        }
+    }
+
+    /// Takes what is queued, and lets calls that are ready to run go first as long as they bring more: a
+    /// put costs about the same for one record and for many. Where nobody is ready, this is no wait.
+    async fn gather_ready(&mut self, batch: &mut Gathered) {
+        for _ in 0..READY_ROUNDS {
+            let gathered = batch.records.len();
+            tokio::task::yield_now().await;
+            self.gather(batch);
+            if batch.records.len() == gathered {
+                break;
             }
         }
     }
@@ -252,21 +265,36 @@ impl SharedLane {
 
     fn overflow_draft(&self, org: OrgId, count: u64) -> AuditDraft {
         AuditDraft {
-            org,
-            time: self.lanes.clock.now(),
-            action: Action::DenialsOverflow,
             outcome: Outcome::Denied,
-            reason: None,
-            resource: String::new(),
-            subject: String::new(),
-            token_id: String::new(),
-            client_identity: String::new(),
-            client_address: String::new(),
-            user_agent: String::new(),
-            purpose: String::new(),
-            trace_id: String::new(),
             details: BTreeMap::from([("count", count.to_string())]),
-            revision: 0,
+            ..AuditDraft::of_server(org, self.lanes.clock.now(), Action::DenialsOverflow)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_has_room_for_so_many_records_and_bytes() {
+        let of = |records, bytes| Gathered {
+            records: vec![Encoded { bytes: Vec::new(), leaf: [0; 32] }; records],
+            waiters: Vec::new(),
+            bytes,
+        };
+        for (records, bytes, more_records, more_bytes, has_room) in [
+            (0, 0, BATCH_RECORDS_MAX, BATCH_BYTES_MAX, true),
+            (BATCH_RECORDS_MAX - 1, 0, 1, 1, true),
+            (BATCH_RECORDS_MAX - 1, 0, 2, 1, false),
+            (BATCH_RECORDS_MAX, 0, 1, 1, false),
+            (1, BATCH_BYTES_MAX - 9, 1, 9, true),
+            (1, BATCH_BYTES_MAX - 9, 1, 10, false),
+        ] {
+            assert_eq!(of(records, bytes).has_room_for(more_records, more_bytes), has_room, "{records} {bytes}");
+        }
+        assert!(of(1, BATCH_BYTES_MAX - RECORD_BYTES_MAX).has_room());
+        assert!(!of(1, BATCH_BYTES_MAX - RECORD_BYTES_MAX + 1).has_room());
+        assert!(!of(BATCH_RECORDS_MAX, 0).has_room());
     }
 }

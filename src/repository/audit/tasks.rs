@@ -14,8 +14,9 @@ use super::{
     batch::{BatchKind, ChainId, Header},
     heads::Head,
     index::Indexer,
-    log::{Entry, Sequencer, entries, open_chains},
+    log::{Entry, entries, open_chains},
     reader::find_head,
+    sequencer::Sequencer,
     writer::{Lanes, place_seal},
 };
 use crate::{
@@ -24,7 +25,6 @@ use crate::{
         lease::{Lease, Role},
         projection::Projections,
     },
-    store::Written,
 };
 
 /// How often the log is put in order.
@@ -112,8 +112,9 @@ impl AuditTasks {
         let ended = self.run_tick(pace).await;
         if ended.is_err() {
             self.lease = None;
-            let Self { is_past_sealed, fold_failed, .. } = *self;
-            *self = Self { is_past_sealed, fold_failed, ..Self::new(&self.log) };
+            let kept = (self.is_past_sealed, self.fold_failed);
+            *self = Self::new(&self.log);
+            (self.is_past_sealed, self.fold_failed) = kept;
         }
         ended
     }
@@ -231,13 +232,7 @@ impl AuditTasks {
     async fn write_projections(&mut self, lanes: &Lanes, lease: &Lease) -> Result<(), Failure> {
         let began = lanes.clock.instant();
         let deadline = || lanes.clock.deadline(STEP);
-        let write = |actions| async move {
-            match lanes.write(actions, deadline()).await? {
-                Written::Committed => Ok(()),
-                Written::Conflict { .. } => Err(Reason::WriteConflict.into()),
-                Written::Unknown => Err(Reason::StoreUnavailable.into()),
-            }
-        };
+        let write = |actions| lanes.commit(actions, deadline());
         self.projections.write(&lanes.records, lease, write, lanes.clock.now(), deadline).await?;
         let now = lanes.clock.instant();
         self.projections.rest(now, now.saturating_duration_since(began));
@@ -320,12 +315,15 @@ mod tests {
         domain::ids::KeyId,
         repository::{
             audit::{
+                batch::{batch_item, batch_key},
                 index::IndexState,
+                reader,
                 testing::{TinyStore, draft, log_on, org, records, soon},
             },
             last_used,
+            records::Expected,
         },
-        store::ItemKey,
+        store::{ItemKey, Written},
     };
 
     #[tokio::test]
@@ -354,5 +352,20 @@ mod tests {
         let used = last_used::keys(&records(&store), &org("acme"), &keys, soon()).await.unwrap();
         assert!(used[0].is_some());
         assert!(tasks.fold_failed.is_none());
+    }
+
+    /// The seal of a chain whose row was not as its lane had left it stands there alone.
+    #[tokio::test]
+    async fn nothing_is_placed_behind_a_seal_that_its_row_does_not_know() {
+        let store = Arc::new(TinyStore::default());
+        let receipt = log_on(&store).append(draft("acme", "orgs/acme/keys/k1"), soon()).await.unwrap();
+        let chain = ChainId::parse(&receipt.chain).unwrap();
+        let last = reader::batch(&records(&store), &chain, 1, soon()).await.unwrap().unwrap();
+        let seal = batch_item(&Header::seal(chain.clone(), 2, last.header.hash()), []);
+        let put = records(&store).put(seal, Expected::Absent);
+        let log = log_on(&store);
+        assert_eq!(log.0.lanes.write(vec![put], soon()).await.unwrap(), Written::Committed);
+        AuditTasks::new(&log).tick().await.unwrap();
+        assert!(store.tamper(|items| !items.contains_key(&batch_key(&chain, 3))));
     }
 }

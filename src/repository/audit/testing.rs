@@ -13,7 +13,7 @@ use super::{AuditLog, AuditSettings};
 use crate::{
     domain::{
         PortFuture,
-        audit::{Action as AuditAction, AuditDraft, Outcome},
+        audit::{Action as AuditAction, AuditDraft},
         clock::{Clock, Deadline, SystemClock, SystemEntropy},
         ids::OrgId,
         mac::{MacKey, MacRing},
@@ -51,6 +51,9 @@ pub(crate) struct TinyStore {
     is_down: AtomicBool,
     /// After so many reads, what others have made of the items meanwhile.
     meanwhile: Mutex<Option<(usize, BTreeMap<ItemKey, Item>)>>,
+    /// After so many reads, one that fails.
+    bad_read: Mutex<Option<usize>>,
+    pub(crate) probes: AtomicUsize,
     pub(crate) writes: AtomicUsize,
 }
 
@@ -74,12 +77,31 @@ impl TinyStore {
     pub(crate) fn change_after(&self, reads: usize, items: BTreeMap<ItemKey, Item>) {
         *self.meanwhile.lock().unwrap() = Some((reads, items));
     }
-    fn read(&self) {
+    /// Lets `reads` through, and the next one fail.
+    pub(crate) fn fail_read_after(&self, reads: usize) {
+        *self.bad_read.lock().unwrap() = Some(reads);
+    }
+    /// Whether that read has failed.
+    pub(crate) fn has_failed_read(&self) -> bool {
+        self.bad_read.lock().unwrap().is_none()
+    }
+    fn read(&self) -> Result<(), StoreError> {
+        self.check()?;
+        let mut bad_read = self.bad_read.lock().unwrap();
+        match *bad_read {
+            Some(0) => {
+                *bad_read = None;
+                return Err(StoreError::Unavailable("a read failed".into()));
+            }
+            Some(reads) => *bad_read = Some(reads - 1),
+            None => {}
+        }
         let mut meanwhile = self.meanwhile.lock().unwrap();
         match meanwhile.take() {
             Some((0, items)) => *self.items.lock().unwrap() = items,
             later => *meanwhile = later.map(|(reads, items)| (reads - 1, items)),
         }
+        Ok(())
     }
     /// What a database writer does: past every condition.
     pub(crate) fn tamper<T>(&self, with: impl FnOnce(&mut BTreeMap<ItemKey, Item>) -> T) -> T {
@@ -124,8 +146,7 @@ impl ItemStore for TinyStore {
         _: Deadline,
     ) -> PortFuture<'a, Result<Vec<Option<SharedItem>>, StoreError>> {
         Box::pin(async move {
-            self.check()?;
-            self.read();
+            self.read()?;
             assert!(keys.len() <= 100);
             let items = self.items.lock().unwrap();
             Ok(keys.iter().map(|key| items.get(key).cloned().map(SharedItem::from)).collect())
@@ -133,8 +154,7 @@ impl ItemStore for TinyStore {
     }
     fn query(&self, query: Query, _: Deadline) -> PortFuture<'_, Result<Page, StoreError>> {
         Box::pin(async move {
-            self.check()?;
-            self.read();
+            self.read()?;
             let items = self.items.lock().unwrap();
             let fits = |sort: &str| match &query.range {
                 SortRange::All => true,
@@ -195,7 +215,10 @@ impl ItemStore for TinyStore {
         true
     }
     fn status(&self, _: Deadline) -> PortFuture<'_, Result<String, StoreError>> {
-        Box::pin(async move { self.check().map(|()| "fine".to_owned()) })
+        Box::pin(async move {
+            self.probes.fetch_add(1, Ordering::SeqCst);
+            self.check().map(|()| "fine".to_owned())
+        })
     }
 }
 
@@ -219,20 +242,11 @@ pub(crate) fn org(id: &str) -> OrgId {
 /// A retrieval of `resource` in `org`.
 pub(crate) fn draft(id: &str, resource: &str) -> AuditDraft {
     AuditDraft {
-        org: org(id),
-        time: SystemClock.now(),
-        action: AuditAction::KeyRetrieve,
-        outcome: Outcome::Allowed,
-        reason: None,
         resource: resource.into(),
         subject: "svc".into(),
         token_id: "0".repeat(32),
         client_identity: "svc.example".into(),
         client_address: "127.0.0.1".into(),
-        user_agent: String::new(),
-        purpose: String::new(),
-        trace_id: String::new(),
-        details: BTreeMap::new(),
-        revision: 0,
+        ..AuditDraft::of_server(org(id), SystemClock.now(), AuditAction::KeyRetrieve)
     }
 }

@@ -3,21 +3,22 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, atomic::Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::{
-    APPEND_RECORDS_MAX, AuditLog, AuditSettings, Commit,
+    APPEND_RECORDS_MAX, AuditLog, AuditSettings, Commit, LANE_DEPTH,
     batch::{BATCH_BYTES_MAX, Batch, BatchKind, ChainId, Header, LaneKind, batch_item, batch_key, place},
     heads::Head,
     reader,
-    testing::{Fault, TinyStore, draft, log_on, records, soon},
+    testing::{Fault, TinyStore, draft, log_on, org, records, soon},
     tree::leaf_hash,
     writer::{Appended, ChainWriter},
 };
 use crate::{
     domain::{
         audit::{AuditDraft, Receipt},
+        clock::{Clock, SystemClock, Timestamp},
         error::Reason,
     },
     repository::records::Expected,
@@ -162,6 +163,23 @@ async fn a_fenced_lane_goes_on_with_a_new_chain() {
 }
 
 #[tokio::test]
+async fn a_batch_that_never_came_is_not_taken_for_the_seal_that_another_put_in_its_place() {
+    let store = Arc::new(TinyStore::default());
+    let log = log_on(&store);
+    let first = log.append(draft("acme", "a"), soon()).await.unwrap();
+    let chain = ChainId::parse(&first.chain).unwrap();
+    let last = reader::batch(&records(&store), &chain, 1, soon()).await.unwrap().unwrap();
+    let seal = batch_item(&Header::seal(chain, 2, last.header.hash()), []);
+    let fence = records(&store).put(seal, Expected::Absent);
+    records(&store).store().write(crate::store::WriteId([1; 16]), vec![fence], soon()).await.unwrap();
+
+    store.fail([Fault::LostBefore]);
+    let second = log.append(draft("acme", "b"), soon()).await.unwrap();
+    assert_ne!(second.chain, first.chain);
+    assert_found(&store, &second).await;
+}
+
+#[tokio::test]
 async fn a_lost_answer_of_a_batch_that_is_there_is_no_loss() {
     for fault in [Fault::LostAfter, Fault::Late] {
         let store = Arc::new(TinyStore::default());
@@ -266,7 +284,11 @@ fn overflow(store: &TinyStore) -> Vec<(String, String)> {
     let records = items.into_iter().filter_map(Batch::read).flat_map(|batch| batch.records);
     let records = records.map(|bytes| super::AuditRecord::read(&bytes).unwrap());
     let overflows = records.filter(|record| record.action == "audit.denials.overflow");
-    overflows.map(|record| (record.org, record.details["count"].clone())).collect()
+    let denied = super::record::outcome_number(crate::domain::audit::Outcome::Denied);
+    overflows
+        .inspect(|record| assert_eq!(record.outcome, denied))
+        .map(|record| (record.org, record.details["count"].clone()))
+        .collect()
 }
 
 #[tokio::test]
@@ -337,15 +359,119 @@ async fn closing_writes_what_is_queued_and_seals_every_chain() {
 async fn denials_beyond_the_queue_are_counted_for_each_organization() {
     let store = Arc::new(TinyStore::default());
     let settings = AuditSettings { denials: 2, ..AuditSettings::default() };
-    let clock = Arc::new(crate::domain::clock::SystemClock);
+    let clock = Arc::new(SystemClock);
     let entropy = Arc::new(crate::domain::clock::SystemEntropy);
     let log = AuditLog::open(records(&store), clock, entropy, settings).unwrap();
     // Nothing is awaited here, so the lane's task does not run in between.
     (0..5).for_each(|_| log.note(draft("acme", "denied")));
     (0..3).for_each(|_| log.note(draft("globex", "denied")));
+    log.count(&org("initech"));
     log.close().await;
     let counted = BTreeSet::from_iter(overflow(&store));
-    assert_eq!(counted, BTreeSet::from([("acme".into(), "3".into()), ("globex".into(), "3".into())]));
+    let expected = [("acme", "3"), ("globex", "3"), ("initech", "1")];
+    assert_eq!(counted, expected.map(|(org, count)| (org.to_owned(), count.to_owned())).into());
+}
+
+/// As many as fill a batch are written; what is counted beside them waits for no other record.
+#[tokio::test]
+async fn a_full_batch_leaves_the_overflow_for_the_next() {
+    let store = Arc::new(TinyStore::default());
+    let long =
+        || AuditDraft { time: Timestamp::from_seconds(1), purpose: "p".repeat(1_000), ..draft("acme", "denied") };
+    let each = super::record::encode(long(), &crate::domain::clock::SystemEntropy).unwrap().bytes.len();
+    let denials = (BATCH_BYTES_MAX - super::record::RECORD_BYTES_MAX) / each + 1;
+    let settings = AuditSettings { denials, ..AuditSettings::default() };
+    let entropy = Arc::new(crate::domain::clock::SystemEntropy);
+    let log = AuditLog::open(records(&store), Arc::new(SystemClock), entropy, settings).unwrap();
+    (0..denials + 3).for_each(|_| log.note(long()));
+    while overflow(&store).is_empty() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(overflow(&store), [("acme".to_owned(), "3".to_owned())]);
+    let items: Vec<_> = store.tamper(|items| items.values().cloned().collect());
+    let batches: Vec<_> = items.into_iter().filter_map(Batch::read).map(|batch| batch.records.len()).collect();
+    assert_eq!(batches, [denials, 1]);
+    log.close().await;
+}
+
+#[tokio::test]
+async fn a_lane_that_has_no_doubt_is_not_writable_before_the_store_answers() {
+    let store = Arc::new(TinyStore::default());
+    let log = log_on(&store);
+    store.set_down(true);
+    log.append(draft("acme", "a"), soon()).await.unwrap_err();
+    while store.probes.load(Ordering::SeqCst) == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(!log.is_writable());
+}
+
+/// Nobody appends: the lane itself learns what became of its batch before it is writable again.
+#[tokio::test]
+async fn a_lane_in_doubt_is_not_writable_before_the_doubt_is_cleared() {
+    let store = Arc::new(TinyStore::default());
+    let log = log_on(&store);
+    let first = log.append(draft("acme", "a"), soon()).await.unwrap();
+    store.fail([Fault::LostBefore, Fault::Refused]);
+    log.append(draft("acme", "b"), soon()).await.unwrap_err();
+    while !log.is_writable() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(all_batches(&store, &first.chain).await.last().unwrap().header.kind, BatchKind::Seal);
+}
+
+#[tokio::test]
+async fn a_lane_that_wrote_nothing_leaves_no_chain() {
+    let store = Arc::new(TinyStore::default());
+    log_on(&store).close().await;
+    assert!(store.tamper(|items| items.is_empty()));
+}
+
+#[tokio::test]
+async fn closing_writes_more_denials_than_a_batch_holds() {
+    let store = Arc::new(TinyStore::default());
+    let log = log_on(&store);
+    (0..600).for_each(|_| log.note(AuditDraft { purpose: "p".repeat(1_000), ..draft("acme", "denied") }));
+    log.close().await;
+    let items: Vec<_> = store.tamper(|items| items.values().cloned().collect());
+    let batches: Vec<_> = items.into_iter().filter_map(Batch::read).map(|batch| batch.records.len()).collect();
+    assert!(batches.len() > 3);
+    assert_eq!(batches.iter().sum::<usize>(), 600);
+}
+
+#[tokio::test]
+async fn what_nobody_waits_for_any_more_is_not_written() {
+    let store = Arc::new(TinyStore::default());
+    let log = log_on(&store);
+    // Each is sent when it is polled for the first time; the lane's task does not run in between.
+    let mut one = Box::pin(log.append(draft("acme", "gone"), soon()));
+    let mut many = Box::pin(log.append_all(vec![draft("acme", "gone"); 2], soon()));
+    assert!(futures_util::poll!(&mut one).is_pending() && futures_util::poll!(&mut many).is_pending());
+    drop((one, many));
+    let receipt = log.append(draft("acme", "a"), soon()).await.unwrap();
+    assert_eq!(all_batches(&store, &receipt.chain).await[0].records.len(), 1);
+}
+
+#[tokio::test]
+async fn the_next_shared_lane_is_used_behind_so_many_records_and_not_before() {
+    let store = Arc::new(TinyStore::default());
+    let settings = AuditSettings { shared_lanes: 2, ..AuditSettings::default() };
+    let entropy = Arc::new(crate::domain::clock::SystemEntropy);
+    let log = AuditLog::open(records(&store), Arc::new(SystemClock), entropy, settings).unwrap();
+    // Each is sent when it is polled for the first time; no lane's task runs in between.
+    let appends = (0..=LANE_DEPTH).map(|_| log.append(draft("acme", "a"), soon()));
+    let receipts = tokio::task::unconstrained(futures_util::future::join_all(appends)).await;
+    let chains: Vec<_> = receipts.into_iter().map(|receipt| receipt.unwrap().chain).collect();
+    assert!(chains[..LANE_DEPTH].iter().all(|chain| *chain == chains[0]));
+    assert_ne!(chains[LANE_DEPTH], chains[0]);
+}
+
+#[tokio::test]
+async fn every_start_has_a_name_of_its_own() {
+    let store = Arc::new(TinyStore::default());
+    let boots = [log_on(&store), log_on(&store)].map(|log| log.boot().to_owned());
+    assert!(boots.iter().all(|boot| boot.len() == 16 && boot.bytes().all(|byte| byte.is_ascii_hexdigit())));
+    assert_ne!(boots[0], boots[1]);
 }
 
 #[tokio::test]
@@ -359,4 +485,23 @@ async fn a_commit_of_too_many_actions_is_a_defect_and_harms_no_lane() {
     let receipt = done(log.commit(fitting, draft("acme", "a"), soon()).await.unwrap());
     let chain = ChainId::parse(&receipt.chain).unwrap();
     assert!(store.tamper(|items| items.contains_key(&batch_key(&chain, 1))));
+}
+
+#[test]
+fn a_fifth_of_a_mutations_time_is_kept_to_learn_a_lost_outcome() {
+    #[derive(Debug)]
+    struct Still(Instant);
+    impl Clock for Still {
+        fn now(&self) -> Timestamp {
+            Timestamp::default()
+        }
+        fn instant(&self) -> Instant {
+            self.0
+        }
+    }
+    let clock = Still(SystemClock.instant());
+    let after = |millis| clock.deadline(Duration::from_millis(millis));
+    for (deadline, write_by) in [(0, 0), (10, 8), (2_500, 2_000)] {
+        assert_eq!(super::write_by(&clock, after(deadline)), after(write_by));
+    }
 }

@@ -82,6 +82,10 @@ impl Lanes {
             None => heads.remove(chain),
         };
     }
+    /// [`Records::commit`].
+    pub(super) async fn commit(&self, actions: Vec<Action>, deadline: Deadline) -> Result<(), Failure> {
+        self.records.commit(&*self.entropy, actions, deadline).await
+    }
     pub(super) async fn write(&self, actions: Vec<Action>, deadline: Deadline) -> Result<Written, StoreError> {
         let id = random::<16>(&*self.entropy).map_err(|error| StoreError::Unavailable(error.into()))?;
         self.records.store().write(WriteId(id), actions, deadline).await

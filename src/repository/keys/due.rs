@@ -1,6 +1,8 @@
 //! The janitor's queue: `DUE#day#0..f`, rows `time#org#kind#id`, written in the transaction that
 //! makes something due. The rows carry no MAC: what they name is read and verified before it is
-//! touched. Their sort keys say all that is needed, so that one whose content is damaged is done, too. `PROJ`/`janitor` says before which day nothing is left.
+//! touched. Their sort keys say all that is needed, so that one whose content is damaged is done, too.
+//! `PROJ`/`janitor` says before which day nothing is left; a row that can't be done is put off to a
+//! later day, so that it holds up no mark.
 
 use aws_lc_rs::digest;
 
@@ -15,7 +17,7 @@ use crate::{
         fields::{Builder, Fields},
         records::{Expected, Records},
     },
-    store::{Action, Condition, Item, ItemKey, NewItem, Order, Query, SortRange},
+    store::{Action, Attributes, Condition, Item, ItemKey, NewItem, Order, Query, SortRange},
 };
 
 /// How many partitions a day is spread over.
@@ -45,13 +47,7 @@ pub struct Mark {
 #[must_use]
 pub fn put(record: &KeyRecord) -> Option<Action> {
     let time = record.purges?;
-    let attributes = Builder::new()
-        .text("kind", "key")
-        .text("org", record.name.org.as_str())
-        .text("id", record.name.id.as_str())
-        .text("uid", record.uid.as_str())
-        .time("time", time)
-        .build();
+    let attributes = attributes(&record.name, Some(&record.uid), time);
     Some(Action::Put(NewItem::new(row_key(&record.name, time), attributes), Condition::Any))
 }
 
@@ -60,6 +56,16 @@ pub fn put(record: &KeyRecord) -> Option<Action> {
 pub fn delete(record: &KeyRecord) -> Option<Action> {
     let time = record.purges?;
     Some(Action::Delete(row_key(&record.name, time), Condition::Any))
+}
+
+/// Puts a row off: it is found again at `until`, wherever the mark stands by then.
+#[must_use]
+pub fn put_off(due: &Due, until: Timestamp) -> [Action; 2] {
+    let attributes = attributes(&due.name, due.uid.as_ref(), until);
+    [
+        Action::Delete(due.row.clone(), Condition::Any),
+        Action::Put(NewItem::new(row_key(&due.name, until), attributes), Condition::Any),
+    ]
 }
 
 /// What is due on `day` in `bucket` at `now`, at most `limit`, and where to go on.
@@ -115,6 +121,16 @@ fn due(item: &Item) -> Option<Due> {
     };
     let name = KeyName { org: OrgId::parse("org", org).ok()?, id: KeyId::parse("id", id).ok()? };
     Some(Due { row: item.key.clone(), name, uid: item.attributes.text("uid").ok().map(Uid::stored) })
+}
+
+fn attributes(name: &KeyName, uid: Option<&Uid>, time: Timestamp) -> Attributes {
+    Builder::new()
+        .text("kind", "key")
+        .text("org", name.org.as_str())
+        .text("id", name.id.as_str())
+        .opt_text("uid", uid.map(Uid::as_str))
+        .time("time", time)
+        .build()
 }
 
 fn row_key(name: &KeyName, time: Timestamp) -> ItemKey {

@@ -183,9 +183,9 @@ impl Projections {
     pub(super) fn is_full(&self) -> bool {
         self.tally.len() >= TALLY_MAX || self.tally.counts() >= COUNTS_MAX
     }
-    /// What was written took `took` and ended at `now`.
+    /// What was written took `took` and ended at `now`: a fiftieth of the time may go into it.
     pub(super) fn rest(&mut self, now: Instant, took: Duration) {
-        self.rests_until = now.checked_add((took * 19).min(WAIT_MAX));
+        self.rests_until = now.checked_add((took * 49).min(WAIT_MAX));
     }
 
     /// Writes what was taken. After a failure it is to be dropped: what is stored says where to

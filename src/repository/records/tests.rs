@@ -1,7 +1,17 @@
+use std::{collections::VecDeque, sync::Mutex, time::Duration};
+
 use proptest::prelude::*;
 
 use super::*;
-use crate::domain::{mac::MacKey, secret::SecretKey};
+use crate::{
+    domain::{
+        PortFuture,
+        clock::{Clock as _, SystemClock},
+        mac::MacKey,
+        secret::SecretKey,
+    },
+    store::{WriteId, Written},
+};
 
 fn mac_key(byte: u8) -> MacKey {
     MacKey::new(&SecretKey::new([byte; 32]))
@@ -274,6 +284,50 @@ fn errors_of_the_store_become_refusals_that_keep_their_cause() {
         assert_eq!((failure.reason, failure.retry_after.is_some()), (reason, may_retry));
         assert!(failure.source().is_some());
         assert_eq!(failure.to_string(), reason.message());
+    }
+}
+
+/// A store whose reads fail so, one after the other.
+#[derive(Debug)]
+struct Failing(Mutex<VecDeque<StoreError>>);
+
+impl Failing {
+    fn next<T>(&self) -> PortFuture<'_, Result<T, StoreError>> {
+        Box::pin(async { Err(self.0.lock().unwrap().pop_front().expect("a read too many")) })
+    }
+}
+
+impl ItemStore for Failing {
+    fn get<'a>(&'a self, _: &'a [ItemKey], _: Deadline) -> PortFuture<'a, Result<Vec<Option<SharedItem>>, StoreError>> {
+        self.next()
+    }
+    fn query(&self, _: Query, _: Deadline) -> PortFuture<'_, Result<Page, StoreError>> {
+        self.next()
+    }
+    fn write(&self, _: WriteId, _: Vec<Action>, _: Deadline) -> PortFuture<'_, Result<Written, StoreError>> {
+        self.next()
+    }
+    fn is_exclusive(&self) -> bool {
+        true
+    }
+    fn status(&self, _: Deadline) -> PortFuture<'_, Result<String, StoreError>> {
+        self.next()
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_fails_is_not_taken_for_items_that_cant_be_read() {
+    let keys = ["a", "b"].map(|sort| ItemKey::new("p", sort));
+    for errors in [
+        vec![StoreError::Throttled],
+        vec![StoreError::Corrupt("a".into()), StoreError::Throttled],
+        vec![StoreError::Corrupt("a".into()), StoreError::Corrupt("a".into()), StoreError::Throttled],
+    ] {
+        let store = Arc::new(Failing(Mutex::new(errors.into())));
+        let records = Records::new(Arc::<Failing>::clone(&store), Arc::new(ring()));
+        let read = records.get_each(&keys, SystemClock.deadline(Duration::from_secs(60))).await;
+        assert_eq!(read.unwrap_err().reason, Reason::StoreUnavailable);
+        assert!(store.0.lock().unwrap().is_empty());
     }
 }
 

@@ -96,13 +96,13 @@ impl Directory {
         Authority::from_pem(&certificate, &key).ok().filter(|_| is_good)
     }
     fn new_authority(&self) -> Result<Authority, ServerError> {
-        let authority = Authority::new("ibyok dev").map_err(pki)?;
+        let authority = Authority::new("ibyok dev")?;
         self.write("ca.key", &authority.key())?;
         self.write("ca.pem", authority.certificate())?;
         Ok(authority)
     }
     fn issue(&self, name: &str, issued: Result<Issued, PkiError>) -> Result<(), ServerError> {
-        let issued = issued.map_err(pki)?;
+        let issued = issued?;
         self.write(&format!("{name}.key"), &issued.key)?;
         self.write(&format!("{name}.pem"), &issued.certificate)
     }
@@ -125,10 +125,6 @@ fn not_after(pem: &str) -> Option<Timestamp> {
     use rustls::pki_types::{CertificateDer, pem::PemObject as _};
     let der = CertificateDer::from_pem_slice(pem.as_bytes()).ok()?;
     peer::certificate(&der).ok().map(|certificate| certificate.not_after)
-}
-
-fn pki(error: PkiError) -> ServerError {
-    ServerError::SelfCheck(error.to_string())
 }
 
 #[cfg(test)]

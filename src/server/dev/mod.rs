@@ -160,10 +160,10 @@ fn env_text(dir: &Path, address: SocketAddr) -> Zeroizing<String> {
 }
 
 fn org() -> Result<OrgId, ServerError> {
-    OrgId::parse("org", ORG).map_err(|error| ServerError::SelfCheck(error.to_string()))
+    Ok(OrgId::parse("org", ORG)?)
 }
 fn identity() -> Result<IdentityPattern, ServerError> {
-    IdentityPattern::parse("identity", IDENTITY).map_err(|error| ServerError::SelfCheck(error.to_string()))
+    Ok(IdentityPattern::parse("identity", IDENTITY)?)
 }
 
 #[cfg(test)]

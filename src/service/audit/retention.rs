@@ -159,7 +159,7 @@ impl Retention {
     }
 
     fn tell_waiting(&self, until: Timestamp) {
-        let until = prost_types::Timestamp { seconds: until.seconds(), nanos: 0 };
+        let until = Timestamp::from_seconds(until.seconds());
         self.status
             .set(Ok(format!("a record's time is ahead of its place in the log: nothing is archived before {until}")));
     }

@@ -208,7 +208,6 @@ impl<S: Fn(&Cursor) -> Result<String, Failure> + Send + Sync> Pump<'_, S> {
 
 /// EVENTS_ARCHIVED, and up to when.
 fn archived(archive: &ArchiveState) -> Failure {
-    let seconds = archive.until.unwrap_or_default().seconds();
-    let until = prost_types::Timestamp { seconds, nanos: 0 };
+    let until = Timestamp::from_seconds(archive.until.unwrap_or_default().seconds());
     Failure::new(Reason::EventsArchived).with("archived_until", until.to_string())
 }

@@ -1,6 +1,6 @@
 //! Signing keys, rotated with overlap and withdrawn at once; each with its audit record.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use super::{
     Keyring, SIGNING_KEY_AGE_MAX,
@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     domain::{
-        audit::{Action as Audited, AuditDraft, Outcome},
+        audit::{Action as Audited, AuditDraft},
         clock::{Deadline, Timestamp},
         error::{Failure, Reason},
         ids::OrgId,
@@ -115,23 +115,8 @@ impl Keyring {
         kid: &str,
         deadline: Deadline,
     ) -> Result<(), Failure> {
-        let draft = AuditDraft {
-            org: OrgId::system(),
-            time: self.clock.now(),
-            action,
-            outcome: Outcome::Allowed,
-            reason: None,
-            resource: format!("{}/signing_keys/{kid}", OrgId::system().full_name()),
-            subject: String::new(),
-            token_id: String::new(),
-            client_identity: String::new(),
-            client_address: String::new(),
-            user_agent: String::new(),
-            purpose: String::new(),
-            trace_id: String::new(),
-            details: BTreeMap::new(),
-            revision: 0,
-        };
+        let resource = format!("{}/signing_keys/{kid}", OrgId::system().full_name());
+        let draft = AuditDraft { resource, ..AuditDraft::of_server(OrgId::system(), self.clock.now(), action) };
         match audit.commit(actions, draft, deadline).await? {
             Commit::Done(_) => Ok(()),
             Commit::Conflict { .. } => Err(Reason::WriteConflict.into()),

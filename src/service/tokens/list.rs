@@ -5,14 +5,11 @@ use super::{
     look::{AT_ONCE, TokenView, covers},
 };
 use crate::{
+    authz::permit::Permit,
     domain::{clock::Timestamp, error::Failure, framing, ids::Subject, scope::Scope, token::TokenRecord},
-    repository::tokens,
-    service::{page_token::PageScope, session::Access},
+    repository::tokens::{self, TokenRow},
+    service::{filling::Filling, page_token::PageScope, session::Access},
 };
-
-/// The most rows that one page looks at: a filter that few match gives a short page, never a long
-/// wait.
-const ROWS_MAX: usize = 2_000;
 
 /// What ListTokens asks for.
 #[derive(Clone, Debug)]
@@ -49,33 +46,46 @@ impl TokenService {
         let filter = request.filter();
         let scope = PageScope { org, subject: session.permit.subject(), method: call.method.path, filter: &filter };
         let mut after = crate::service::place(&self.parts, &scope, &request.page_token)?;
-        let (mut found, mut looked_at) = (Vec::new(), 0);
+        let is_narrowed = request.subject.is_some() || request.not_used_since.is_some();
+        let mut page = Filling::new(request.page_size, is_narrowed, AT_ONCE);
         loop {
-            let limit = AT_ONCE.min(request.page_size.saturating_sub(found.len()));
+            let limit = page.next_chunk();
             let (rows, next) = tokens::rows(&self.parts.records, org, after, limit, call.deadline).await?;
-            looked_at += limit;
-            let keys: Vec<_> = rows
-                .iter()
-                .filter(|row| request.subject.as_ref().is_none_or(|subject| subject.as_str() == row.subject))
-                .map(|row| tokens::item_key(org, &row.id))
-                .collect();
-            if !keys.is_empty() {
-                let read = self.parts.records.get_each(&keys, call.deadline).await?;
-                // One record that can't be read must not hide the others.
-                let readable = |item| tokens::decode(&self.parts.records.verify(item).ok()?).ok();
-                let items = read.into_iter().filter_map(|item| item.ok().flatten());
-                let records: Vec<TokenRecord> = items.filter_map(readable).collect();
-                let records = records.into_iter().filter(|record| covers(&session.permit, record)).collect();
-                let views = self.views(org, records, call.deadline).await?;
-                found.extend(views.into_iter().filter(|view| request.wants(view)));
-            }
-            after = next;
-            if after.is_none() || found.len() >= request.page_size || looked_at >= ROWS_MAX {
+            let views = self.look_up(call, &session.permit, request, &rows).await?;
+            after = page.take(limit, views).or(next);
+            if after.is_none() || page.is_done() {
                 break;
             }
         }
         let next_page_token = crate::service::page_token(&self.parts, &scope, after)?;
-        Ok(TokenPage { tokens: found, next_page_token })
+        Ok(TokenPage { tokens: page.into_page(), next_page_token })
+    }
+
+    /// The tokens of `rows` that are asked for and covered, each with its place.
+    async fn look_up(
+        &self,
+        call: &Call,
+        permit: &Permit,
+        request: &ListTokens,
+        rows: &[TokenRow],
+    ) -> Result<Vec<(String, TokenView)>, Failure> {
+        let org = permit.org();
+        let keys: Vec<_> = rows
+            .iter()
+            .filter(|row| request.subject.as_ref().is_none_or(|subject| subject.as_str() == row.subject))
+            .map(|row| tokens::item_key(org, &row.id))
+            .collect();
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        let read = self.parts.records.get_each(&keys, call.deadline).await?;
+        // One record that can't be read must not hide the others.
+        let readable = |item| tokens::decode(&self.parts.records.verify(item).ok()?).ok();
+        let records = read.into_iter().filter_map(|item| item.ok().flatten()).filter_map(readable);
+        let records: Vec<TokenRecord> = records.filter(|record| covers(permit, record)).collect();
+        let views = self.views(org, records, call.deadline).await?;
+        let wanted = views.into_iter().filter(|view| request.wants(view));
+        Ok(wanted.map(|view| (view.record.id.to_string(), view)).collect())
     }
 }
 
@@ -91,5 +101,53 @@ impl ListTokens {
     fn wants(&self, view: &TokenView) -> bool {
         let is_unused = self.not_used_since.is_none_or(|since| view.last_used.is_none_or(|used| used < since));
         is_unused && (self.show_inactive || view.objection().is_none())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::testing::{at, view},
+        *,
+    };
+    use crate::authz::standing::Standing;
+
+    fn request() -> ListTokens {
+        ListTokens {
+            page_size: 10,
+            page_token: String::new(),
+            subject: None,
+            show_inactive: false,
+            not_used_since: None,
+        }
+    }
+
+    #[test]
+    fn what_was_used_since_or_stands_no_more_is_left_out_where_it_is_asked() {
+        let not_used_since = |seconds| ListTokens { not_used_since: Some(at(seconds)), ..request() };
+        assert!(request().wants(&view()) && not_used_since(501).wants(&view()));
+        assert!(!not_used_since(500).wants(&view()) && !not_used_since(499).wants(&view()));
+        assert!(not_used_since(0).wants(&TokenView { last_used: None, ..view() }), "never used");
+
+        let expired = TokenView { standing: Standing::Expired, ..view() };
+        assert!(!request().wants(&expired) && !not_used_since(501).wants(&expired));
+        let all = |request| ListTokens { show_inactive: true, ..request };
+        assert!(all(request()).wants(&expired) && all(not_used_since(501)).wants(&expired));
+        assert!(!all(not_used_since(500)).wants(&expired));
+    }
+
+    #[test]
+    fn every_part_of_the_question_is_in_what_a_page_token_is_good_for() {
+        let subject = |text| Some(Subject::parse("subject", text).unwrap());
+        let asked = [
+            request(),
+            ListTokens { subject: subject("a"), ..request() },
+            ListTokens { subject: subject("b"), ..request() },
+            ListTokens { show_inactive: true, ..request() },
+            ListTokens { not_used_since: Some(at(0)), ..request() },
+            ListTokens { not_used_since: Some(at(1)), ..request() },
+        ];
+        let filters: std::collections::BTreeSet<_> = asked.iter().map(ListTokens::filter).collect();
+        assert_eq!(filters.len(), asked.len());
     }
 }

@@ -115,10 +115,10 @@ impl TokenService {
             }
         };
         let session = self.parts.sessions.open(call, access, &needs).await?;
-        let record = match (&claims, session.items.into_iter().next().flatten()) {
-            (Some(_), Some(item)) => Some(tokens::decode(&self.parts.records.verify(item)?)?),
-            (Some(_), None) if needs.is_empty() => Some(session.permit.token().clone()),
-            _ => None,
+        let record = match session.items.into_iter().next() {
+            Some(item) => item.map(|item| tokens::decode(&self.parts.records.verify(item)?)).transpose()?,
+            // Nothing was looked for: it is one's own, or no token at all.
+            None => Some(session.permit.token().clone()),
         };
         let record = record.filter(|record| needs.is_empty() || covers(&session.permit, record));
         // A copy whose claims are not the record's is refused wherever it is presented.
@@ -196,4 +196,35 @@ impl TokenService {
 /// Tokens have neither environment nor labels: a grant that demands one covers none.
 pub(super) fn covers(permit: &Permit, record: &TokenRecord) -> bool {
     permit.covers(&name_of(record).to_string(), None, &Labels::new())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::testing::{at, view},
+        *,
+    };
+
+    fn with(standing: Standing) -> TokenView {
+        TokenView { standing, ..view() }
+    }
+
+    #[test]
+    fn a_token_that_stands_no_more_says_why() {
+        assert_eq!(view().objection(), None);
+        assert_eq!(with(Standing::Revoked(None)).objection(), Some(Reason::TokenRevoked));
+        assert_eq!(with(Standing::Expired).objection(), Some(Reason::TokenExpired));
+        for (uses_max, expected) in [(1, Some(Reason::TokenUsedUp)), (2, Some(Reason::TokenUsedUp)), (3, None)] {
+            let counted = TokenRecord { uses_max: Some(uses_max), ..view().record };
+            assert_eq!(TokenView { record: counted, ..view() }.objection(), expected, "2 of {uses_max}");
+        }
+    }
+
+    #[test]
+    fn the_time_of_a_revocation_is_that_of_what_revoked_it() {
+        assert_eq!((view().revoked(), with(Standing::Expired).revoked()), (None, None));
+        assert_eq!(with(Standing::Revoked(Some(at(7)))).revoked(), Some(at(7)));
+        let by_name = TokenRecord { revoked: Some(at(8)), ..view().record };
+        assert_eq!(TokenView { record: by_name, ..with(Standing::Revoked(None)) }.revoked(), Some(at(8)));
+    }
 }

@@ -31,6 +31,8 @@ mod life;
 mod list;
 mod look;
 mod revoke;
+#[cfg(test)]
+mod testing;
 
 pub use exchange::{Exchange, Subject};
 pub use issue::Issue;

@@ -110,10 +110,10 @@ impl TokenService {
                 needs.push(tokens::subject_key(org, subject));
                 needs
             }
-            Revoke::IssuedBefore(time) if *time > self.parts.clock.now() => {
-                return Err(Failure::invalid("issued_before", "a time that is not in the future"));
+            Revoke::IssuedBefore(time) => {
+                check_has_come(*time, self.parts.clock.now())?;
+                tokens::epoch_keys(org)
             }
-            Revoke::IssuedBefore(_) => tokens::epoch_keys(org),
         };
         let resource = resource(org, which);
         let access = match which {
@@ -314,6 +314,10 @@ impl Rows {
     }
 }
 
+fn check_has_come(time: Timestamp, now: Timestamp) -> Result<(), Failure> {
+    if time > now { Err(Failure::invalid("issued_before", "a time that is not in the future")) } else { Ok(()) }
+}
+
 fn resource(org: &OrgId, which: &Revoke) -> String {
     match which {
         Revoke::Name(name) => name.to_string(),
@@ -331,4 +335,48 @@ fn draft(call: &Call, org: &OrgId, which: &Revoke, reason: &str, revision: u64) 
         Revoke::IssuedBefore(time) => draft.details.insert("issued_before_micros", time.micros().to_string()),
     };
     draft
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::testing::at, *};
+    use crate::domain::ids::TokenId;
+
+    #[test]
+    fn what_is_issued_up_to_now_can_be_revoked_and_nothing_that_is_to_come() {
+        assert!(check_has_come(at(9), at(10)).is_ok() && check_has_come(at(10), at(10)).is_ok());
+        assert_eq!(check_has_come(at(11), at(10)).unwrap_err().fields[0].field, "issued_before");
+    }
+
+    #[test]
+    fn only_rows_of_tokens_that_were_live_until_then_are_counted() {
+        let subject = |text: &str| Revoke::Subject(Subject::parse("subject", text).unwrap());
+        let rows =
+            |subject_generation| Rows::Standing { org_generation: 1, subject_generation, from: at(10), before: at(20) };
+        let row = TokenRow {
+            id: TokenId::parse("id", &"0".repeat(32)).unwrap(),
+            subject: "a".to_owned(),
+            created: at(10),
+            expires: at(100),
+            org_generation: 1,
+            subject_generation: 2,
+            revoked: None,
+        };
+        let hold = |row: &TokenRow, now| rows(Some(2)).hold(&subject("a"), row, at(now));
+        assert!(hold(&row, 99) && hold(&TokenRow { created: at(19), ..row.clone() }, 20));
+        assert!(!hold(&row, 100) && !hold(&row, 101), "expired");
+        for (why, other) in [
+            ("another's", TokenRow { subject: "b".to_owned(), ..row.clone() }),
+            ("revoked by name", TokenRow { revoked: Some(at(1)), ..row.clone() }),
+            ("of another generation", TokenRow { org_generation: 2, ..row.clone() }),
+            ("of another generation of its subject", TokenRow { subject_generation: 1, ..row.clone() }),
+            ("revoked by time before", TokenRow { created: at(9), ..row.clone() }),
+            ("issued later", TokenRow { created: at(20), ..row.clone() }),
+        ] {
+            assert!(!hold(&other, 99), "{why}");
+        }
+        let other = TokenRow { subject: "b".to_owned(), subject_generation: 7, ..row.clone() };
+        assert!(rows(None).hold(&Revoke::IssuedBefore(at(20)), &other, at(99)), "by time, whoever's it is");
+        assert!(!Rows::Named.hold(&subject("a"), &row, at(99)) && !Rows::Nothing.hold(&subject("a"), &row, at(99)));
+    }
 }

@@ -7,6 +7,7 @@ use crate::{
     domain::{
         clock::Timestamp,
         error::{Failure, Reason},
+        framing,
         ids::{KeyId, KeyName, OrgId, ProviderId},
         key::{KeyRecord, KeyState, Labels},
         scope::Scope,
@@ -18,11 +19,9 @@ use crate::{
         },
         last_used,
     },
-    service::{call::Call, page_token::PageScope, session::Access},
+    service::{call::Call, filling::Filling, page_token::PageScope, session::Access},
 };
 
-/// How many rows one call looks at: a page that finds less is shorter and says where to go on.
-const ROWS_MAX: usize = 2_000;
 /// How many rows are looked up at once.
 const CHUNK: usize = 100;
 
@@ -76,13 +75,12 @@ impl Vault {
         call.own(&request.org, Reason::OrgNotFound)?;
         let session = self.parts.sessions.open(call, Access::Collection(Scope::KeysList), &[]).await?;
         let permit = &session.permit;
-        let asked = format!("{} {:?} {}", request.org, request.filter, request.show_deleted);
+        let asked = request.filter();
         let (org, subject) = (permit.org(), permit.subject());
-        let scope = PageScope { org, subject, method: call.method.path, filter: asked.as_bytes() };
-        let place = self.place(&scope, &request.page_token)?;
+        let scope = PageScope { org, subject, method: call.method.path, filter: &asked };
+        let place = crate::service::place(&self.parts, &scope, &request.page_token)?;
         let (keys, place) = self.page(call, permit, request, place).await?;
-        let next = place.map(|place| self.parts.pages.seal(&scope, place.as_bytes())).transpose()?;
-        Ok(Listed { keys, next_page_token: next.unwrap_or_default() })
+        Ok(Listed { keys, next_page_token: crate::service::page_token(&self.parts, &scope, place)? })
     }
 
     /// The page after `place`, and where it ends if there may be more.
@@ -93,40 +91,31 @@ impl Vault {
         request: &ListKeys,
         mut place: Option<String>,
     ) -> Result<(Vec<KeyView>, Option<String>), Failure> {
-        let mut found: Vec<KeyView> = Vec::new();
-        let mut looked_at = 0;
-        let is_narrowed = request.filter != KeyFilter::default();
-        let mut chunk = if is_narrowed { CHUNK } else { request.page_size.min(CHUNK) };
+        let mut found = Filling::new(request.page_size, request.filter != KeyFilter::default(), CHUNK);
         for provider in request.filter.sources() {
             if is_before(provider.as_ref(), place.as_deref()) {
                 continue;
             }
             let mut after = place.take().filter(|place| is_within(provider.as_ref(), place));
             loop {
-                let left = request.page_size.saturating_sub(found.len());
-                if left == 0 || looked_at >= ROWS_MAX {
-                    return Ok((found, after.or_else(|| provider.map(|provider| format!("{provider}#")))));
+                if found.is_done() {
+                    let place = after.or_else(|| provider.map(|provider| format!("{provider}#")));
+                    return Ok((found.into_page(), place));
                 }
-                let records = &self.parts.records;
+                let (records, chunk) = (&self.parts.records, found.next_chunk());
                 let (rows, next) =
                     listing::page(records, permit.org(), provider.as_ref(), chunk, after, call.deadline).await?;
-                looked_at += rows.len();
                 let views = self.look_up(call, permit, request, &rows).await?;
-                // Rows fell away: what is left of a small page would be read by ever fewer of them.
-                chunk = chunk.saturating_mul(2).min(CHUNK);
-                if views.len() > left {
-                    let place = views.get(left.saturating_sub(1)).map(|(sort, _)| sort.clone());
-                    found.extend(views.into_iter().take(left).map(|(_, view)| view));
-                    return Ok((found, place));
+                if let Some(place) = found.take(rows.len(), views) {
+                    return Ok((found.into_page(), Some(place)));
                 }
-                found.extend(views.into_iter().map(|(_, view)| view));
                 after = next;
                 if after.is_none() {
                     break;
                 }
             }
         }
-        Ok((found, None))
+        Ok((found.into_page(), None))
     }
 
     /// The keys of `rows` that are asked for and covered, each with its place.
@@ -165,6 +154,22 @@ impl Vault {
 }
 
 impl ListKeys {
+    /// What the next page must ask for, too: each list is a part of its own.
+    fn filter(&self) -> Vec<u8> {
+        let KeyFilter { providers, states, labels, name_prefix, not_used_since, rotation_due_before } = &self.filter;
+        let texts = |texts: Vec<&str>| framing::length_prefixed(texts.into_iter().map(str::as_bytes));
+        let time = |time: &Option<Timestamp>| time.map_or(Vec::new(), |time| time.micros().to_be_bytes().to_vec());
+        let parts = [
+            texts(providers.iter().map(ProviderId::as_str).collect()),
+            texts(states.iter().map(|state| state.as_str()).collect()),
+            texts(labels.iter().flat_map(|(name, value)| [name.as_str(), value.as_str()]).collect()),
+            name_prefix.clone().into_bytes(),
+            time(not_used_since),
+            time(rotation_due_before),
+            vec![u8::from(self.show_deleted)],
+        ];
+        framing::length_prefixed(parts.iter().map(Vec::as_slice))
+    }
     fn takes_state(&self, state: KeyState) -> bool {
         let states = &self.filter.states;
         if states.is_empty() { self.show_deleted || state != KeyState::Deleted } else { states.contains(&state) }

@@ -1,6 +1,7 @@
 //! Removes a key whose purge is due: its versions in as many transactions as they need, and last
 //! its own record, with the audit record of it. Begun anywhere, it can be finished by anyone.
 
+use super::edit;
 use crate::{
     domain::{
         audit::{Action as Done, AuditDraft},
@@ -59,7 +60,7 @@ pub async fn purge(
             conflicts += u32::from(written != Written::Committed);
             continue;
         }
-        let details = [("provider", record.provider.to_string())].into();
+        let details = edit::details(&record, None);
         let revision = record.revision.saturating_add(1);
         let draft = AuditDraft { action: Done::KeyPurge, details, revision, ..draft.clone() };
         if let Commit::Done(_) = parts.audit.commit(actions, draft, deadline).await? {

@@ -59,17 +59,14 @@ impl Vault {
         let filter = record.full_name();
         let (org, subject) = (session.permit.org(), session.permit.subject());
         let scope = PageScope { org, subject, method: call.method.path, filter: filter.as_bytes() };
-        let after = self.place(&scope, &request.page_token)?;
+        let after = crate::service::place(&self.parts, &scope, &request.page_token)?;
         let (stored, next) =
             keys::version_page(&self.parts.records, &record, request.page_size, after, call.deadline).await?;
         let now = self.parts.clock.now();
         let version = |stored: keys::StoredVersion| record.reconcile(stored.version, now);
         let view = |stored| VersionView { name: name.clone(), version: version(stored) };
-        let next = next.map(|place| self.parts.pages.seal(&scope, place.as_bytes())).transpose()?;
-        Ok(ListedVersions {
-            versions: stored.into_iter().map(view).collect(),
-            next_page_token: next.unwrap_or_default(),
-        })
+        let next_page_token = crate::service::page_token(&self.parts, &scope, next)?;
+        Ok(ListedVersions { versions: stored.into_iter().map(view).collect(), next_page_token })
     }
 
     /// Whose key this may be. Stores and logs nothing.
@@ -97,14 +94,5 @@ impl Vault {
     pub async fn list_providers(&self, call: &Call) -> Result<Vec<Provider>, Failure> {
         self.parts.sessions.open(call, Access::Identity, &[]).await?;
         Ok(self.providers.all().cloned().collect())
-    }
-
-    /// The sort key in `token`; None for an empty one.
-    pub(super) fn place(&self, scope: &PageScope<'_>, token: &str) -> Result<Option<String>, Failure> {
-        if token.is_empty() {
-            return Ok(None);
-        }
-        let place = self.parts.pages.open(scope, "page_token", token)?;
-        String::from_utf8(place).map(Some).map_err(|_| Reason::InvalidPageToken.into())
     }
 }

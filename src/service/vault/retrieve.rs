@@ -100,7 +100,8 @@ impl Vault {
         if let VersionSelector::Number(number) = request.name.version {
             needs.push(keys::version_key(&name.org, &name.id, number));
         }
-        let access = Access::AnyOf(&[Scope::KeysRead, Scope::KeysReadAdmin], name.to_string());
+        let full_name = name.to_string();
+        let access = Access::AnyOf(&[Scope::KeysRead, Scope::KeysReadAdmin], full_name.clone());
         let session = self.parts.sessions.open_shared(call, access, &needs).await?;
         let mut items = session.items.into_iter();
         let (meta, own) = (items.next().flatten(), items.next().flatten());
@@ -114,7 +115,7 @@ impl Vault {
             None => own,
         };
         let chosen = self.choose(stored, number, own, now)?;
-        let draft = retrieval(call, chosen.record(), number, &request.purpose);
+        let draft = retrieval(call, chosen.record(), full_name, number, &request.purpose);
         if known == Some(number) {
             let draft = AuditDraft { action: Action::KeyCheck, ..draft };
             let receipt = self.parts.audit.append(draft, call.deadline).await?;
@@ -140,7 +141,7 @@ impl Vault {
         now: Timestamp,
     ) -> Result<Arc<StoredKey>, Failure> {
         let stored = keys::open_shared(&self.parts.records, permit.org(), &name.id, meta.ok_or_else(absent)?)?;
-        if !super::is_seen(&self.parts, permit, &stored.record) {
+        if stored.record.is_purged(now) {
             return Err(absent());
         }
         check_scope(permit, &stored.record)?;
@@ -286,21 +287,25 @@ pub(super) fn unread_version(record: &KeyRecord, number: u32, own: Option<&Item>
 }
 
 /// The record of a retrieval.
-pub(super) fn retrieval(call: &Call, record: &KeyRecord, number: u32, purpose: &str) -> AuditDraft {
+pub(super) fn retrieval(call: &Call, record: &KeyRecord, full_name: String, number: u32, purpose: &str) -> AuditDraft {
     AuditDraft {
         purpose: purpose.to_owned(),
         details: details(record, Some(number)),
-        ..call.draft(record.name.org.clone(), record.full_name())
+        ..call.draft(record.name.org.clone(), full_name)
     }
 }
 
 /// Ordinary keys take keys:read, administration keys keys:read-admin: one grant must hold it and
-/// cover the key.
+/// cover the key. Where none covers it, the answer is that of absence.
 fn check_scope(permit: &Permit, record: &KeyRecord) -> Result<(), Failure> {
     let is_admin = record.kind == KeyKind::ProviderAdmin;
     let needed = if is_admin { Scope::KeysReadAdmin } else { Scope::KeysRead };
-    if permit.covers_with(needed, &record.full_name(), record.environment.as_ref(), &record.labels) {
+    let (full_name, environment) = (record.full_name(), record.environment.as_ref());
+    if permit.covers_with(needed, &full_name, environment, &record.labels) {
         return Ok(());
+    }
+    if !permit.covers(&full_name, environment, &record.labels) {
+        return Err(absent());
     }
     let reason = if is_admin { Reason::AdminKeyNeedsScope } else { Reason::ScopeMissing };
     Err(Failure::new(reason).with("scope", needed.as_str()))

@@ -1,6 +1,6 @@
 //! One `write` inside the open transaction: judge every condition, then change every item.
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 
 use super::{
     codec,
@@ -15,10 +15,13 @@ const PUT: &str = "
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
     ON CONFLICT (partition, sort) DO UPDATE SET revision = excluded.revision, expires = excluded.expires,
         sealed = excluded.sealed, mac = excluded.mac, attributes = excluded.attributes";
+const INSERT: &str = "
+    INSERT INTO items (partition, sort, revision, expires, sealed, mac, attributes)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (partition, sort) DO NOTHING";
 const DELETE: &str = "DELETE FROM items WHERE partition = ?1 AND sort = ?2";
 const SWEEP: &str = "
-    DELETE FROM items WHERE (partition, sort) IN
-        (SELECT partition, sort FROM items WHERE expires IS NOT NULL AND expires < ?1 ORDER BY expires LIMIT ?2)";
+    DELETE FROM items WHERE id IN
+        (SELECT id FROM items WHERE expires IS NOT NULL AND expires < ?1 ORDER BY expires LIMIT ?2)";
 
 /// Why a write did nothing.
 #[derive(Debug)]
@@ -46,8 +49,11 @@ impl From<RowError> for ApplyError {
     }
 }
 
-/// Runs `actions` in a savepoint of the open transaction: all of them or none.
+/// Runs `actions` in the open transaction: all of them or none.
 pub(super) fn write(connection: &Connection, actions: &[Action]) -> Result<Written, ApplyError> {
+    if let [Action::Put(item, Condition::Absent)] = actions {
+        return insert(connection, item);
+    }
     let mut revisions = Vec::with_capacity(actions.len());
     for (index, action) in actions.iter().enumerate() {
         let revision = revision(connection, action.key())?;
@@ -59,8 +65,14 @@ pub(super) fn write(connection: &Connection, actions: &[Action]) -> Result<Writt
     if actions.iter().all(|action| matches!(action, Action::Check(..))) {
         return Ok(Written::Committed);
     }
+    let mut changes = actions.iter().zip(revisions);
+    if actions.len() == 1 {
+        // One statement is whole or not at all by itself.
+        let changed = changes.try_for_each(|(action, revision)| change(connection, action, revision));
+        return changed.map(|()| Written::Committed).map_err(unless_damaged);
+    }
     execute(connection, "SAVEPOINT one")?;
-    let changed = actions.iter().zip(revisions).try_for_each(|(action, revision)| change(connection, action, revision));
+    let changed = changes.try_for_each(|(action, revision)| change(connection, action, revision));
     // A database without room undoes the whole transaction by itself.
     if changed.is_err() && !connection.is_autocommit() {
         execute(connection, "ROLLBACK TO one").map_err(ApplyError::Partial)?;
@@ -114,22 +126,46 @@ fn change(connection: &Connection, action: &Action, revision: Option<u64>) -> Re
 fn put(connection: &Connection, item: &NewItem, revision: Option<u64>) -> Result<(), ApplyError> {
     let next = revision.unwrap_or(0).checked_add(1).and_then(|it| i64::try_from(it).ok());
     let next = next.ok_or(ApplyError::Refused(StoreError::Contract("a revision fits 63 bits")))?;
+    store(connection, PUT, item, next).map(drop)
+}
+
+/// A put of what must not be there: the batches of the audit log, on the path of every retrieval. One
+/// statement finds out and puts.
+fn insert(connection: &Connection, item: &NewItem) -> Result<Written, ApplyError> {
+    match store(connection, INSERT, item, 1).map_err(unless_damaged)? {
+        0 => Ok(Written::Conflict { index: 0, current: current(connection, &item.key)? }),
+        _ => Ok(Written::Committed),
+    }
+}
+
+/// In a damaged file a statement may fail half way: in the table, say, when the index of names has it
+/// already.
+fn unless_damaged(error: ApplyError) -> ApplyError {
+    match error {
+        ApplyError::Database(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt) => {
+            ApplyError::Partial(error)
+        }
+        other => other,
+    }
+}
+
+/// Runs `statement`, [`PUT`] or [`INSERT`]; how many rows it changed.
+fn store(connection: &Connection, statement: &str, item: &NewItem, revision: i64) -> Result<usize, ApplyError> {
     let attributes = codec::encode(&item.attributes)
         .map_err(|_| ApplyError::Refused(StoreError::Contract("the attributes can't be encoded")))?;
-    connection.prepare_cached(PUT)?.execute(params![
+    Ok(connection.prepare_cached(statement)?.execute(params![
         item.key.partition,
         item.key.sort,
-        next,
+        revision,
         item.expires.map(|it| it.seconds()),
         item.sealed,
         item.mac,
         attributes
-    ])?;
-    Ok(())
+    ])?)
 }
 
 /// Every statement, for its plan to be looked at.
 #[cfg(test)]
 pub(super) fn statements() -> Vec<String> {
-    [REVISION, CURRENT, PUT, DELETE, SWEEP].map(str::to_owned).to_vec()
+    [REVISION, CURRENT, PUT, INSERT, DELETE, SWEEP].map(str::to_owned).to_vec()
 }

@@ -44,7 +44,7 @@ fn nothing_is_remembered_of_a_key_that_was_written_since_it_was_read() {
 async fn no_reader_ever_sees_less_than_was_acknowledged_or_than_he_saw_before() {
     const WRITES: u64 = 400;
     let directory = tempfile::tempdir().unwrap();
-    let store = Arc::new(SqliteStore::open(&directory.path().join("vault.db"), Arc::new(SystemClock)).unwrap());
+    let store = Arc::new(SqliteStore::open_or_make(&directory.path().join("vault.db"), Arc::new(SystemClock)).unwrap());
     let (acknowledged, done) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
     let soon = || SystemClock.deadline(Duration::from_secs(60));
     let key = ItemKey::new("p", "s");

@@ -4,7 +4,7 @@
 //! - `schema`: the file, its lock, its one table.
 //! - `codec`: attributes as bytes, the format on disk.
 //! - `reader`: reads, inline on the caller's thread; `cache`: what was read lately.
-//! - `writer`, `apply`: the one thread that writes, and what a write does.
+//! - `writer`, `apply`: the one hand that writes, and what a write does; `desk`: whose hand it is.
 //! - `row`: rows as items, errors as the port's.
 //!
 //! Beside the vault's file stand `-wal` and `-shm`, SQLite's own, and `.lock`, whose lock says that
@@ -13,6 +13,7 @@
 mod apply;
 mod cache;
 mod codec;
+mod desk;
 mod reader;
 mod row;
 mod schema;
@@ -30,17 +31,16 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use tokio::{
-    sync::{mpsc, oneshot},
-    time::timeout,
-};
+use rusqlite::Connection;
+use tokio::{sync::oneshot, time::timeout};
 
 pub use self::schema::OpenError;
 use self::{
     cache::ItemCache,
+    desk::Desk,
     reader::Readers,
     schema::Locked,
-    writer::{Command, Doubt, Pending, QUEUE_MAX, Reply, Writer},
+    writer::{Command, Doubt, Pending, Reply, Writer},
 };
 use super::{Action, ItemKey, ItemStore, Page, Query, SharedItem, StoreError, WriteId, Written, limits};
 use crate::domain::{
@@ -53,30 +53,46 @@ pub struct SqliteStore {
     clock: Arc<dyn Clock>,
     readers: Readers,
     doubt: Doubt,
+    desk: Arc<Desk>,
     /// None only while it is dropped.
-    queue: Option<mpsc::Sender<Command>>,
     writer: Option<JoinHandle<()>>,
 }
 
 impl SqliteStore {
-    /// Opens the vault at `path`, and makes it if there is none; its directory must exist. Until
-    /// the store is closed no other process can open it.
+    /// Opens the vault at `path`; where there is none, nothing is made. Until the store is closed no
+    /// other process can open it.
     ///
     /// # Errors
     /// [`OpenError`], each a sentence for the one who starts the server.
     pub fn open(path: &Path, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
         let locked = Locked::take(path)?;
+        let connection = schema::open_vault(locked.path())?;
+        Self::on(locked, connection, clock)
+    }
+
+    /// Opens the vault at `path`, and makes it if there is none; its directory must exist.
+    ///
+    /// # Errors
+    /// As [`SqliteStore::open`].
+    pub fn open_or_make(path: &Path, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
+        let locked = Locked::take_or_make(path)?;
         let connection = schema::make_writer(locked.path())?;
+        Self::on(locked, connection, clock)
+    }
+
+    fn on(locked: Locked, connection: Connection, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
         let path = locked.path().to_owned();
-        let (queue, commands) = mpsc::channel(QUEUE_MAX);
         let doubt: Doubt = Arc::new(AtomicBool::new(false));
         let cache = Arc::new(ItemCache::new());
-        let writer = Writer::new(locked, connection, commands, Arc::clone(&doubt), Arc::clone(&cache));
+        let writer = |commands| Writer::new(locked, connection, commands, Arc::clone(&doubt), Arc::clone(&cache));
+        let desk = Arc::new(Desk::new(Arc::clone(&doubt), writer));
+        let (of_thread, its_clock) = (Arc::clone(&desk), Arc::clone(&clock));
         let writer = thread::Builder::new()
             .name("store-writer".into())
-            .spawn(move || writer.run())
+            .spawn(move || of_thread.run(&*its_clock))
             .map_err(|source| OpenError::Io { action: "start the writer of", path: path.clone(), source })?;
-        Ok(Self { clock, readers: Readers::new(path, cache), doubt, queue: Some(queue), writer: Some(writer) })
+        desk.attend(writer.thread().clone());
+        Ok(Self { clock, readers: Readers::new(path, cache), doubt, desk, writer: Some(writer) })
     }
 
     /// Deletes up to `limit` items that expired before `now`, and answers how many. What was
@@ -102,12 +118,8 @@ impl SqliteStore {
     /// Hands a command to the writer and waits for its answer.
     async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
-        self.queue()?.send(command(reply)).await.map_err(|_| row::closed())?;
+        self.desk.leave(command(reply)).await?;
         answer.await.map_err(|_| row::closed())?
-    }
-
-    fn queue(&self) -> Result<&mpsc::Sender<Command>, StoreError> {
-        self.queue.as_ref().ok_or_else(row::closed)
     }
 
     fn check_deadline(&self, deadline: Deadline) -> Result<(), StoreError> {
@@ -119,7 +131,7 @@ impl SqliteStore {
         self.check_deadline(deadline)?;
         if self.doubt.load(Ordering::SeqCst) {
             // A full queue settles it as well.
-            let _ = self.queue()?.try_send(Command::Recover);
+            let _ = self.desk.try_send(Command::Recover);
             return Err(writer::in_doubt());
         }
         Ok(())
@@ -128,9 +140,8 @@ impl SqliteStore {
     /// A write that was withdrawn before the writer took it is an error: it will never happen.
     async fn hand_over(&self, actions: Vec<Action>, deadline: Deadline) -> Result<Written, StoreError> {
         let (pending, claim, answer) = Pending::new(actions);
-        let queue = self.queue()?;
         let answered = timeout(self.clock.left(deadline), async {
-            queue.send(Command::Write(pending)).await.ok()?;
+            self.desk.write(Command::Write(pending), &*self.clock).await.ok()?;
             answer.await.ok()
         });
         match answered.await {
@@ -195,7 +206,7 @@ impl ItemStore for SqliteStore {
 impl Drop for SqliteStore {
     fn drop(&mut self) {
         self.readers.close();
-        self.queue = None;
+        self.desk.close();
         if let Some(writer) = self.writer.take() {
             // A writer that panicked has told so already.
             let _ = writer.join();

@@ -25,7 +25,7 @@ const CHUNK: usize = 8;
 /// So many idle connections are kept.
 const IDLE_MAX: usize = 32;
 
-/// One statement for each number of items: each arm is one seek in the table's own tree.
+/// One statement for each number of items: each arm is one seek by name.
 static GET: LazyLock<Vec<String>> = LazyLock::new(|| (1..=CHUNK).map(get_sql).collect());
 
 /// The connections that read.

@@ -9,20 +9,23 @@ use std::{
     time::Duration,
 };
 
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags, config::DbConfig};
 
 /// "IBYK": whose file it is, for `file` and for us.
 const APPLICATION_ID: i32 = 0x4942_594b;
 /// The version of the table below. Another one is refused, not guessed at.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 /// For the owner alone.
 const FILE_MODE: u32 = 0o600;
 /// How long a connection waits where somebody holds the file against the rules (a shell on it).
 const BUSY_WAIT: Duration = Duration::from_millis(250);
 
-/// `fence` is what a commit after a failed one changes; see `writer`.
+/// The names stand in an index of their own: with the items in one tree, to compare two names is to read
+/// whole items, those on overflow pages too. `fence` is what a commit after a failed one changes; see
+/// `writer`.
 const SCHEMA: &str = "
     CREATE TABLE items (
+        id         INTEGER PRIMARY KEY,
         partition  TEXT    NOT NULL,
         sort       TEXT    NOT NULL,
         revision   INTEGER NOT NULL,
@@ -30,8 +33,8 @@ const SCHEMA: &str = "
         sealed     BLOB,
         mac        BLOB,
         attributes BLOB    NOT NULL,
-        PRIMARY KEY (partition, sort)
-    ) STRICT, WITHOUT ROWID;
+        UNIQUE (partition, sort)
+    ) STRICT;
     CREATE INDEX items_by_expiry ON items (expires) WHERE expires IS NOT NULL;
     CREATE TABLE fence (id INTEGER PRIMARY KEY CHECK (id = 1), count INTEGER NOT NULL) STRICT;
     INSERT INTO fence (id, count) VALUES (1, 0);
@@ -50,6 +53,9 @@ pub enum OpenError {
         /// The file whose lock says who has it.
         lock: PathBuf,
     },
+    /// There is none.
+    #[error("there is no vault at {0}")]
+    Absent(PathBuf),
     /// The file system says no.
     #[error("can't {action} {path}: {source}")]
     Io {
@@ -92,9 +98,29 @@ pub(super) struct Locked {
 }
 
 impl Locked {
-    /// Takes the lock of the vault at `path`, and makes its file if there is none.
+    /// Takes the lock of the vault at `path`.
     pub(super) fn take(path: &Path) -> Result<Self, OpenError> {
-        let path = real(path)?;
+        // Asked before the lock's own file is made; nobody takes a vault's file away meanwhile.
+        let is_there = path.try_exists().map_err(io_error("find", path))?;
+        if is_there { Self::lock(real(path)?) } else { Err(OpenError::Absent(path.to_owned())) }
+    }
+
+    /// Takes the lock of the vault at `path`, and makes its file if there is none.
+    pub(super) fn take_or_make(path: &Path) -> Result<Self, OpenError> {
+        let locked = Self::lock(real(path)?)?;
+        // Only under the lock: closing any handle of the file drops what SQLite locked in it.
+        match private_options().create_new(true).open(&locked.path) {
+            Ok(file) => drop(file),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(io_error("make", &locked.path)(error)),
+        }
+        if let Some(parent) = locked.path.parent() {
+            File::open(parent).and_then(|it| it.sync_all()).map_err(io_error("sync", parent))?;
+        }
+        Ok(locked)
+    }
+
+    fn lock(path: PathBuf) -> Result<Self, OpenError> {
         let mut lock_path = path.clone().into_os_string();
         lock_path.push(".lock");
         let lock_path = PathBuf::from(lock_path);
@@ -105,15 +131,6 @@ impl Locked {
             Err(TryLockError::Error(source)) => {
                 return Err(OpenError::Io { action: "lock", path: lock_path, source });
             }
-        }
-        // Only under the lock: closing any handle of the file drops what SQLite locked in it.
-        match private_options().create_new(true).open(&path) {
-            Ok(file) => drop(file),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(io_error("make", &path)(error)),
-        }
-        if let Some(parent) = path.parent() {
-            File::open(parent).and_then(|it| it.sync_all()).map_err(io_error("sync", parent))?;
         }
         Ok(Self { path, _lock: lock })
     }
@@ -139,6 +156,18 @@ pub(super) fn make_writer(path: &Path) -> Result<Connection, OpenError> {
     Ok(connection)
 }
 
+/// Opens the vault's file for the writer; an empty one is no vault yet.
+pub(super) fn open_vault(path: &Path) -> Result<Connection, OpenError> {
+    keep_private(path)?;
+    let connection = connect(path).map_err(database_error(path))?;
+    if is_empty(&connection).map_err(database_error(path))? {
+        return Err(OpenError::Absent(path.to_owned()));
+    }
+    check_owner(&connection, path)?;
+    settle(&connection, path)?;
+    Ok(connection)
+}
+
 /// Opens a vault's file for the writer again; an empty one is refused.
 pub(super) fn open_writer(path: &Path) -> Result<Connection, OpenError> {
     let connection = connect(path).map_err(database_error(path))?;
@@ -152,6 +181,9 @@ pub(super) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY_WAIT)?;
+    plan_once(&connection)?;
+    // Every commit empties it: more would be memory for nothing.
+    connection.pragma_update(None, "cache_size", -512)?;
     connection.pragma_update(None, "query_only", true)?;
     connection.pragma_update(None, "trusted_schema", false)?;
     Ok(connection)
@@ -161,7 +193,14 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY_WAIT)?;
+    plan_once(&connection)?;
     Ok(connection)
+}
+
+/// Has a statement keep its plan whatever is bound to it ("Query Planner Stability Guarantee"): else one
+/// with a range is prepared anew whenever another value is bound.
+fn plan_once(connection: &Connection) -> rusqlite::Result<()> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(drop)
 }
 
 fn is_empty(connection: &Connection) -> rusqlite::Result<bool> {

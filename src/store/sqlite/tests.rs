@@ -3,6 +3,7 @@
 use std::{sync::mpsc as blocking, time::Duration};
 
 use tempfile::TempDir;
+use tokio::sync::mpsc;
 
 use super::*;
 use crate::{
@@ -27,8 +28,8 @@ impl Vault {
         Ok(Self { store: open(&directory)?, directory })
     }
 
-    fn meddle(&self, meddle: impl FnOnce(&rusqlite::Connection) + Send + 'static) {
-        assert!(self.store.queue().unwrap().try_send(Command::Meddle(Box::new(meddle))).is_ok());
+    fn meddle(&self, meddle: impl FnOnce(&Connection) + Send + 'static) {
+        assert!(self.store.desk.try_send(Command::Meddle(Box::new(meddle))));
     }
 
     fn sql(&self, sql: &'static str) {
@@ -52,7 +53,7 @@ impl Vault {
 }
 
 fn open(directory: &TempDir) -> Result<SqliteStore, OpenError> {
-    SqliteStore::open(&directory.path().join("vault.db"), Arc::new(SystemClock))
+    SqliteStore::open_or_make(&directory.path().join("vault.db"), Arc::new(SystemClock))
 }
 
 fn soon() -> Deadline {
@@ -194,12 +195,12 @@ async fn a_write_withdrawn_at_its_deadline_never_happens() {
 
 /// A store whose writer is the test.
 fn unanswered() -> (SqliteStore, mpsc::Receiver<Command>) {
-    let (queue, commands) = mpsc::channel(1);
+    let (desk, commands) = Desk::unattended();
     let store = SqliteStore {
         clock: Arc::new(SystemClock),
         readers: Readers::new("none".into(), Arc::new(ItemCache::new())),
         doubt: Doubt::default(),
-        queue: Some(queue),
+        desk: Arc::new(desk),
         writer: None,
     };
     (store, commands)
@@ -233,6 +234,18 @@ async fn a_write_that_nobody_took_is_an_error() {
     drop(commands);
     let outcome = store.write(WriteId([0; 16]), put("a", Condition::Any), soon()).await;
     assert!(matches!(outcome, Err(StoreError::Unavailable(_))));
+}
+
+#[tokio::test]
+async fn a_writer_that_broke_is_closed_for_everybody_at_once() {
+    let vault = Vault::new();
+    vault.meddle(|_| panic!("as a defect would"));
+    let waiting = vault.write(put("a", Condition::Any)).await;
+    assert!(matches!(waiting, Err(StoreError::Unavailable(_))));
+    assert!(vault.store.close().await.is_err());
+    let Vault { store, directory } = vault;
+    drop(store);
+    assert!(open(&directory).is_ok(), "the file is free again");
 }
 
 #[tokio::test]
@@ -271,8 +284,8 @@ async fn a_damaged_row_is_corrupt_and_spares_the_others() {
 #[tokio::test]
 async fn a_vault_of_another_version_is_refused() {
     let vault = Vault::new();
-    vault.sql("PRAGMA user_version = 2");
-    assert!(matches!(vault.reopened(), Err(OpenError::Version { found: 2, .. })));
+    vault.sql("PRAGMA user_version = 1");
+    assert!(matches!(vault.reopened(), Err(OpenError::Version { found: 1, .. })));
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
-//! The one thread that writes. It runs what queued meanwhile in one transaction and answers every
-//! write of it, conflicts too, after that commit.
+//! The one hand that writes; whose it is at a time, `desk` knows. It runs what queued meanwhile in one
+//! transaction and answers every write of it, conflicts too, after that commit.
 //!
 //! A commit that failed may still be in the write-ahead log, and a crash could bring it back. So
 //! the store is in doubt until a later commit (the fence) has overwritten those frames: meanwhile
@@ -44,6 +44,17 @@ pub(super) enum Command {
 }
 
 pub(super) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
+
+/// What came of taking up the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// No write was in it.
+    None,
+    /// Writes, and nothing was changed: withdrawn, refused, or in conflict.
+    Unchanged,
+    /// Writes that were committed, or should have been.
+    Changed,
+}
 
 /// A write on its way.
 pub(super) struct Pending {
@@ -101,6 +112,10 @@ pub(super) struct Writer {
     locked: Locked,
     connection: Connection,
     queue: mpsc::Receiver<Command>,
+    /// A command that is no write, and came behind those that were taken: it is the thread's.
+    held: Option<Command>,
+    /// Who asked for the end.
+    closing: Option<Reply<()>>,
     doubt: Doubt,
     cache: Arc<ItemCache>,
     /// SQLite's count of what other connections changed, as it was last seen.
@@ -115,26 +130,43 @@ impl Writer {
         doubt: Doubt,
         cache: Arc<ItemCache>,
     ) -> Self {
-        Self { locked, connection, queue, doubt, cache, foreign: None }
+        Self { locked, connection, queue, held: None, closing: None, doubt, cache, foreign: None }
     }
 
-    /// Serves the queue until it is closed or a Close comes; then leaves one whole file.
-    pub(super) fn run(mut self) {
-        while let Some(first) = self.queue.blocking_recv() {
-            let mut group = Vec::new();
-            let mut next = Some(first);
-            while let Some(Command::Write(pending)) = next {
-                group.push(pending);
-                next = if group.len() < GROUP_MAX { self.queue.try_recv().ok() } else { None };
-            }
-            self.commit(group);
-            match next {
-                Some(Command::Close { reply }) => return self.close(Some(reply)),
-                Some(command) => self.serve(command),
-                None => {}
+    /// Commits the writes that are next in the queue.
+    pub(super) fn commit_queued(&mut self) -> Taken {
+        let mut group = Vec::new();
+        while self.held.is_none() && group.len() < GROUP_MAX {
+            match self.queue.try_recv() {
+                Ok(Command::Write(pending)) => group.push(pending),
+                Ok(other) => self.held = Some(other),
+                Err(_) => break,
             }
         }
-        self.close(None);
+        if group.is_empty() {
+            return Taken::None;
+        }
+        let before = self.connection.total_changes();
+        self.commit(group);
+        if self.connection.total_changes() == before { Taken::Unchanged } else { Taken::Changed }
+    }
+
+    /// Whether a command is next that is no write.
+    pub(super) fn holds(&self) -> bool {
+        self.held.is_some()
+    }
+
+    /// Serves that command; whether it asks for the end.
+    pub(super) fn serve_held(&mut self) -> bool {
+        match self.held.take() {
+            Some(Command::Close { reply }) => {
+                self.closing = Some(reply);
+                return true;
+            }
+            Some(command) => self.serve(command),
+            None => {}
+        }
+        false
     }
 
     fn serve(&mut self, command: Command) {
@@ -144,7 +176,7 @@ impl Writer {
             Command::Recover => drop(self.is_certain()),
             #[cfg(test)]
             Command::Meddle(meddle) => meddle(&self.connection),
-            // `run` took these.
+            // These are taken elsewhere.
             Command::Write(_) | Command::Close { .. } => {}
         }
     }
@@ -262,13 +294,14 @@ impl Writer {
         self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), |row| Ok(row.get::<_, i64>(0)? == 0))
     }
 
-    fn close(mut self, reply: Option<Reply<()>>) {
+    /// Leaves one whole file.
+    pub(super) fn close(mut self) {
         self.queue.close();
         let certain = self.is_certain();
         let checkpointed = self.checkpoint().map_err(row::database_error);
         let closed = self.connection.close().map_err(|(_, error)| row::database_error(error));
         drop(self.locked);
-        if let Some(reply) = reply {
+        if let Some(reply) = self.closing {
             answer(reply, if certain { checkpointed.and(closed) } else { Err(in_doubt()) });
         }
     }

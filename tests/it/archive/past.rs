@@ -12,7 +12,7 @@ use std::{
 
 use ibyok::{
     domain::{
-        audit::{Action, AuditDraft, Outcome, Receipt},
+        audit::{Action, AuditDraft, Receipt},
         clock::{Clock, SystemClock, SystemEntropy, Timestamp},
         ids::OrgId,
         principal::IdentityPattern,
@@ -98,21 +98,12 @@ pub async fn home(each: usize) -> (Home, Receipts) {
 
 fn draft(clock: &dyn Clock, key: &str) -> AuditDraft {
     AuditDraft {
-        org: OrgId::parse("org", ORG).unwrap(),
-        time: clock.now(),
-        action: Action::KeyRetrieve,
-        outcome: Outcome::Allowed,
-        reason: None,
         resource: format!("orgs/{ORG}/keys/{key}"),
         subject: "svc".into(),
         token_id: "0".repeat(32),
         client_identity: "svc.example".into(),
         client_address: "127.0.0.1".into(),
-        user_agent: String::new(),
-        purpose: String::new(),
-        trace_id: String::new(),
-        details: BTreeMap::new(),
-        revision: 0,
+        ..AuditDraft::of_server(OrgId::parse("org", ORG).unwrap(), clock.now(), Action::KeyRetrieve)
     }
 }
 

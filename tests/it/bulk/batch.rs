@@ -15,8 +15,8 @@ use ibyok::{
 };
 
 use crate::{
+    fixture::keys::{GROQ, Setting, add, create, name, new_key, reason, retrieve, secret, setting, value},
     fixture::{Caller, all_scopes, scopes},
-    keys::{GROQ, Setting, add, create, name, new_key, reason, retrieve, secret, setting, value},
 };
 
 type Results = Vec<Result<Retrieved, Failure>>;

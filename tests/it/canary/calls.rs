@@ -50,7 +50,7 @@ pub async fn drive(server: &Server) -> Drive {
 
 /// Master key and the server's private key, as they stand in their files and as bytes.
 fn keep_own_keys(drive: &mut Drive, server: &Server) {
-    let file = |name: &str| fs::read_to_string(server.home.path().join(name)).unwrap();
+    let file = |name: &str| fs::read_to_string(server.path().join(name)).unwrap();
     let master = file("master.keys").lines().find(|line| !line.starts_with('#')).unwrap().to_owned();
     drive.kept.push(("master key".to_owned(), HEXLOWER.decode(master.as_bytes()).unwrap()));
     let pem = file("server.key");
@@ -352,7 +352,7 @@ async fn raw(drive: &mut Drive, server: &Server, admin: &Caller) {
     }
     // Never a word of HTTP/2.
     let text = drive.key("before TLS");
-    let mut socket = tokio::net::TcpStream::connect(server.address).await.unwrap();
+    let mut socket = tokio::net::TcpStream::connect(server.address()).await.unwrap();
     tokio::io::AsyncWriteExt::write_all(&mut socket, text.as_bytes()).await.unwrap();
 }
 

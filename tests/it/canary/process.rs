@@ -5,119 +5,72 @@ use std::{
     io::{self, BufRead as _, BufReader},
     net::SocketAddr,
     os::unix::fs::{FileExt as _, MetadataExt as _},
-    process::{Child, Command, Stdio},
-    time::Duration,
+    path::Path,
+    process::{Command, Stdio},
+    sync::Arc,
 };
 
-use ibyok::{
-    grpc::pb::{self, tokens_client::TokensClient},
-    pki::{Issued, Validity},
-};
-use rustix::process::{Pid, Signal, geteuid, kill_process};
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
-use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+use ibyok::pki::Validity;
+use rustix::process::geteuid;
 
 use super::needles::Needles;
-use crate::harness::{Caller, Home, client_certificate, within};
+use crate::{
+    harness::{Caller, Home, channel, client_certificate},
+    process::{Process, Runner, Site},
+};
 
-const BINARY: &str = env!("CARGO_BIN_EXE_ibyok-server");
-const LOG: &str = "server.log";
+/// Whatever a filter is called elsewhere, it opens nothing here.
+const ENVIRONMENT: &[(&str, &str)] = &[("RUST_LOG", "trace"), ("RUST_BACKTRACE", "full")];
 
-/// A vault that a child process serves; killed when dropped.
+/// A vault that a child process serves, with every log line that there is.
 pub struct Server {
-    pub home: Home,
-    pub address: SocketAddr,
-    child: Child,
+    site: Arc<Site>,
+    process: Process,
 }
 
 impl Server {
-    /// A new vault, served with every log line that there is, by a process whose memory this one
-    /// can read.
+    /// A new vault, served by a process whose memory this one can read.
     pub async fn start_readable() -> Self {
-        Self::start(readable(BINARY)).await
+        Self::start(readable()).await
     }
 
     /// The same, by a process that has no capability.
     pub async fn start_plain() -> Self {
-        Self::start(without_capabilities(BINARY)).await
+        Self::start(without_capabilities()).await
     }
 
-    async fn start(mut command: Command) -> Self {
+    async fn start(words: &[&str]) -> Self {
         let home = Home::make();
         home.init().await.unwrap();
-        let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let settings = "
-            tls = { cert = 'server.pem', key = 'server.key', client_ca = 'ca.pem' }
-            store = { path = 'vault.db' }
-            kms = { key_file = 'master.keys' }
-            log = { level = 'trace' }";
-        let config = home.path().join("server.toml");
-        fs::write(&config, format!("listen = '{address}'\n{settings}")).unwrap();
-        let log = File::create(home.path().join(LOG)).unwrap();
-        let child = command
-            .args(["serve", "--config"])
-            .arg(config)
-            // Whatever a filter is called elsewhere, it opens nothing here.
-            .env("RUST_LOG", "trace")
-            .env("RUST_BACKTRACE", "full")
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let mut server = Self { home, address, child };
-        server.until_it_serves().await;
-        server
+        let runner = Runner {
+            words: words.iter().map(|&word| word.to_owned()).collect(),
+            settings: "log = { level = 'trace' }",
+            environment: ENVIRONMENT,
+            ..Runner::default()
+        };
+        let site = Arc::new(Site::of(home, "vault.db", runner));
+        Self { process: site.serve().await, site }
     }
 
-    async fn until_it_serves(&mut self) {
-        let certificate = client_certificate(&self.home.authority, "spiffe://ibyok.test/probe", Validity::days(1));
-        within("a server that serves", async {
-            loop {
-                if let Some(status) = self.child.try_wait().unwrap() {
-                    panic!("the server did not start: {status}\n{}", String::from_utf8_lossy(&self.log()));
-                }
-                let mut health = HealthClient::new(self.channel(&certificate));
-                let answer = health.check(HealthCheckRequest::default()).await;
-                if answer.is_ok_and(|answer| answer.get_ref().status() == ServingStatus::Serving) {
-                    return;
-                }
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        })
-        .await;
+    /// Where everything of the vault is.
+    pub fn path(&self) -> &Path {
+        self.site.home.path()
     }
 
-    pub fn channel(&self, certificate: &Issued) -> Channel {
-        let tls = ClientTlsConfig::new()
-            .ca_certificate(Certificate::from_pem(self.home.authority.certificate()))
-            .identity(Identity::from_pem(&certificate.certificate, certificate.key.as_str()))
-            .domain_name("localhost");
-        Endpoint::from_shared(format!("https://{}", self.address)).unwrap().tls_config(tls).unwrap().connect_lazy()
+    pub fn address(&self) -> SocketAddr {
+        self.site.address
     }
 
     /// Whoever has a certificate with that identity, and no token.
     pub fn stranger(&self, identity: &str) -> Caller {
-        let certificate = client_certificate(&self.home.authority, identity, Validity::days(1));
-        Caller::new(self.channel(&certificate), None)
+        let authority = &self.site.home.authority;
+        let certificate = client_certificate(authority, identity, Validity::days(1));
+        Caller::new(channel(authority, self.site.address, &certificate), None)
     }
 
     /// The same, with a token of `org` by exchange.
     pub async fn exchange(&self, identity: &str, org: &str) -> Caller {
-        let stranger = self.stranger(identity);
-        let request = pb::ExchangeTokenRequest {
-            subject: Some(pb::exchange_token_request::Subject::ClientCertificate(true)),
-            parent: format!("orgs/{org}"),
-            ..Default::default()
-        };
-        let mut tokens = TokensClient::new(stranger.channel.clone());
-        let answer = tokens.exchange_token(request).await.unwrap().into_inner();
-        stranger.with_token(answer.access_token.unwrap().text.clone())
-    }
-
-    /// What it printed so far.
-    pub fn log(&self) -> Vec<u8> {
-        fs::read(self.home.path().join(LOG)).unwrap()
+        self.stranger(identity).exchange(org).await
     }
 
     /// The most memory that it ever had, in KiB.
@@ -128,7 +81,7 @@ impl Server {
     }
 
     fn proc(&self, name: &str) -> String {
-        format!("/proc/{}/{name}", self.child.id())
+        format!("/proc/{}/{name}", self.process.pid().as_raw_nonzero())
     }
 
     /// Whether it has a connection open, as the system knows.
@@ -178,11 +131,11 @@ impl Server {
         }
         // Of root's processes everything is root's: try it, with no privilege more than the server has.
         let is_open = |path: &str| {
-            let mut command = without_capabilities("head");
+            let mut command = command(without_capabilities(), "head");
             command.args(["-c", "0", path]).stdout(Stdio::null()).stderr(Stdio::null());
             command.status().unwrap().success()
         };
-        let mut other = without_capabilities("sleep").arg("600").spawn().unwrap();
+        let mut other = command(without_capabilities(), "sleep").arg("600").spawn().unwrap();
         while !fs::read_to_string(format!("/proc/{}/comm", other.id())).unwrap().starts_with("sleep") {
             std::thread::yield_now();
         }
@@ -194,52 +147,34 @@ impl Server {
         assert!(!is_open(&self.proc("mem")), "the server's memory is open to its own user");
     }
 
-    /// Ends it as SIGTERM does, and gives what is left.
-    pub async fn terminate(mut self) -> (Home, Vec<u8>) {
-        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
-        let status = within("the end of the server", async {
-            loop {
-                if let Some(status) = self.child.try_wait().unwrap() {
-                    break status;
-                }
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        })
-        .await;
-        let log = self.log();
-        assert!(status.success(), "{status}\n{}", String::from_utf8_lossy(&log));
-        let parts =
-            Home { dir: self.home.dir.clone(), authority: self.home.authority.clone(), clock: self.home.clock.clone() };
-        (parts, log)
+    /// Ends it as SIGTERM does, and gives what it printed.
+    pub async fn terminate(self) -> (Arc<Site>, Vec<u8>) {
+        let status = self.process.terminate().await;
+        assert!(status.success(), "{status}\n{}", self.site.log());
+        let log = self.site.whole_log().into_bytes();
+        (self.site, log)
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It has most likely ended, and been waited for.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// A process of this user; root's has none of his capabilities.
-fn without_capabilities(program: &str) -> Command {
-    if !geteuid().is_root() {
-        return Command::new(program);
-    }
-    let mut command = Command::new("setpriv");
-    command.args(["--bounding-set=-all", "--inh-caps=-all", "--no-new-privs", "--", program]);
-    command
-}
-
-/// A process whose memory this one can read though it is not dumpable. That takes CAP_SYS_PTRACE in
-/// its user namespace: root has it in any, and anybody has it in one that he makes.
-fn readable(program: &str) -> Command {
+/// What starts a process of this user; root's has none of his capabilities.
+fn without_capabilities() -> &'static [&'static str] {
     if geteuid().is_root() {
-        return Command::new(program);
+        &["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs", "--"]
+    } else {
+        &[]
     }
-    let mut command = Command::new("unshare");
-    command.args(["--user", "--map-root-user", "--", program]);
+}
+
+/// What starts a process whose memory this one can read though it is not dumpable. That takes
+/// CAP_SYS_PTRACE in its user namespace: root has it in any, and anybody has it in one that he makes.
+fn readable() -> &'static [&'static str] {
+    if geteuid().is_root() { &[] } else { &["unshare", "--user", "--map-root-user", "--"] }
+}
+
+fn command(words: &[&str], program: &str) -> Command {
+    let mut words = words.iter().copied().chain([program]);
+    let mut command = Command::new(words.next().unwrap());
+    command.args(words);
     command
 }
 

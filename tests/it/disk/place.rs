@@ -7,7 +7,7 @@ use std::{
     process::{Child, ChildStdin, Command, Output, Stdio},
 };
 
-use crate::crash::process::Runner;
+use crate::process::Runner;
 
 pub struct SmallDisk {
     /// Where it is, seen from within its namespace; from without there is an empty directory.
@@ -65,7 +65,7 @@ impl SmallDisk {
 
     /// What runs a server that sees the disk.
     pub fn runner(&self) -> Runner {
-        Runner { words: self.enter.clone(), log: None }
+        Runner { words: self.enter.clone(), ..Runner::default() }
     }
 
     /// The same, and logs to it, too.

@@ -10,8 +10,9 @@ use std::{
 
 use super::*;
 use crate::{
-    crash::{Callers, process::Site, verify},
+    crash::{Callers, verify},
     dice::Dice,
+    process::Site,
 };
 
 const LIMITED: &str = "limited";

@@ -119,6 +119,8 @@ async fn the_last_use_is_shown() {
     let event = events(&admin, "key.retrieve").await.remove(0);
     assert_eq!(used[0].last_used_time, event.time);
     assert_eq!(key(&admin, "openai").await.last_used_time, event.time);
+    let renewed = worker.tokens().renew_token(pb::RenewTokenRequest::default()).await.unwrap().into_inner();
+    assert_eq!(renewed.token.unwrap().last_used_time, event.time, "renewal keeps it");
     vault.stop().await;
 }
 

@@ -22,7 +22,7 @@ impl Place {
     }
 
     fn open(&self) -> Result<SqliteStore, OpenError> {
-        SqliteStore::open(&self.file(), Arc::new(SystemClock))
+        SqliteStore::open_or_make(&self.file(), Arc::new(SystemClock))
     }
 
     /// Whether any file of the vault holds the needle.
@@ -64,9 +64,9 @@ async fn another_name_of_the_file_meets_the_same_lock() {
     let store = place.open().unwrap();
     let link = place.0.path().join("link.db");
     std::os::unix::fs::symlink(place.file(), &link).unwrap();
-    assert!(matches!(SqliteStore::open(&link, Arc::new(SystemClock)), Err(OpenError::Held { .. })));
+    assert!(matches!(SqliteStore::open_or_make(&link, Arc::new(SystemClock)), Err(OpenError::Held { .. })));
     drop(store);
-    assert!(SqliteStore::open(&link, Arc::new(SystemClock)).is_ok());
+    assert!(SqliteStore::open_or_make(&link, Arc::new(SystemClock)).is_ok());
 }
 
 #[tokio::test]
@@ -199,9 +199,12 @@ async fn what_is_no_vault_is_left_as_it_is() {
 }
 
 #[tokio::test]
-async fn an_empty_file_becomes_a_vault() {
+async fn an_empty_file_becomes_a_vault_where_one_may_be_made() {
     let place = Place::new();
     fs::write(place.file(), "").unwrap();
+    let refused = SqliteStore::open(&place.file(), Arc::new(SystemClock)).unwrap_err();
+    assert!(matches!(refused, OpenError::Absent(_)), "{refused}");
+    assert!(fs::read(place.file()).unwrap().is_empty());
     assert!(place.open().is_ok());
 }
 
@@ -209,7 +212,7 @@ async fn an_empty_file_becomes_a_vault() {
 async fn a_missing_directory_is_named() {
     let place = Place::new();
     let path = place.0.path().join("missing").join("vault.db");
-    let said = SqliteStore::open(&path, Arc::new(SystemClock)).unwrap_err().to_string();
+    let said = SqliteStore::open_or_make(&path, Arc::new(SystemClock)).unwrap_err().to_string();
     assert!(said.contains("missing"), "{said}");
 }
 

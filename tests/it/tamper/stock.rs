@@ -150,7 +150,7 @@ impl Opened {
     pub async fn of(home: &Home) -> Self {
         let path = home.path().join("vault.db");
         let clock = Arc::new(SystemClock);
-        let store = Arc::new(SqliteStore::open(&path, clock.clone()).unwrap());
+        let store = Arc::new(SqliteStore::open_or_make(&path, clock.clone()).unwrap());
         let entropy = Arc::new(SystemEntropy);
         let wrapper = LocalKeyWrapper::from_file(&home.path().join("master.keys"), entropy.clone()).unwrap();
         let sealer = Sealer::new(Arc::new(wrapper), entropy.clone());

@@ -5,14 +5,16 @@ use std::collections::BTreeSet;
 use ibyok::{
     domain::{
         error::Reason,
-        ids::TokenName,
+        ids::{TokenId, TokenName},
         scope::Scope,
-        token::{Confirmation, TokenMode},
+        token::{Confirmation, TokenMode, TokenRecord},
     },
+    repository::{records::Expected, tokens},
     service::{
         session::Access,
         tokens::{Issue, ListTokens},
     },
+    store::{ItemStore as _, WriteId},
 };
 
 use super::harness::*;
@@ -264,12 +266,35 @@ async fn a_list_pages_filters_and_shows_how_each_token_stands() {
 }
 
 #[tokio::test]
+async fn a_page_that_finds_nothing_ends_after_2000_rows_and_the_next_goes_on() {
+    let vault = Vault::new().await;
+    let admin = vault.admin().await;
+    let call = vault.call(&admin, "ListTokens", "");
+    let own = vault.tokens.token(&vault.call(&admin, "GetToken", ""), &name(&admin)).await.unwrap().record;
+    let crowd: Vec<_> = (0..2_100_u32).collect();
+    for (some, write) in crowd.chunks(50).zip(0..) {
+        let record = |n: &u32| TokenRecord { id: TokenId::parse("id", &format!("{n:032x}")).unwrap(), ..own.clone() };
+        let puts = some.iter().flat_map(|n| tokens::put(&vault.parts.records, &record(n), Expected::Absent));
+        vault.store.write(WriteId([write; 16]), puts.collect(), call.deadline).await.unwrap();
+    }
+    let list = async |page_token| {
+        let asked = ListTokens { page_size: 10, page_token, subject: Some(subject("nobody")), ..everything() };
+        let page = vault.tokens.list(&call, &asked).await.unwrap();
+        assert!(page.tokens.is_empty());
+        page.next_page_token
+    };
+    let next = list(String::new()).await;
+    assert_ne!(next, "");
+    assert_eq!(list(next).await, "");
+}
+
+#[tokio::test]
 async fn a_list_survives_a_record_that_was_tampered_with() {
     let vault = Vault::new().await;
     let admin = vault.admin().await;
     let victim = vault.token(&admin, "victim", grants(&["keys:read"])).await;
     vault.token(&admin, "other", grants(&["keys:read"])).await;
-    let key = ibyok::repository::tokens::item_key(&org("acme"), &name(&victim).id);
+    let key = tokens::item_key(&org("acme"), &name(&victim).id);
     let mut item = vault.store.dump().into_iter().find(|item| item.key == key).unwrap();
     item.revision += 1;
     vault.store.tamper(item);

@@ -103,6 +103,9 @@ async fn by_time_all_of_the_organization_that_were_created_before() {
     replica.stands(&young).await.unwrap();
     replica.stands(&system).await.unwrap();
     assert_eq!(revoke(&vault, &young, &which, "r").await.unwrap(), 2, "a replay answers the same");
+    let call = vault.call(&vault.admin().await, "GetToken", "");
+    let view = vault.tokens.token(&call, &name(&old)).await.unwrap();
+    assert!(view.revoked().unwrap() > moment, "when it was revoked, not up to when");
     let earlier = Revoke::IssuedBefore(moment.minus(span(5)));
     assert_eq!(revoke(&vault, &young, &earlier, "").await.unwrap(), 0, "the time never moves back");
     assert_eq!(reason(replica.stands(&old).await), Reason::TokenRevoked);

@@ -7,7 +7,7 @@ use ibyok::{
 };
 
 use super::{consumers, fold, used};
-use crate::keys::{Setting, name, reason, retrieve};
+use crate::fixture::keys::{Setting, name, reason, retrieve};
 
 #[tokio::test]
 async fn consumers_say_up_to_when_they_are_known() {

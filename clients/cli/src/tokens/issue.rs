@@ -58,6 +58,11 @@ impl GrantArgs {
     }
 }
 
+/// Without the flag nothing is asked for: in a mock organization LIVE would be refused.
+pub(crate) fn mode(is_mock: bool) -> pb::TokenMode {
+    if is_mock { pb::TokenMode::Mock } else { pb::TokenMode::Unspecified }
+}
+
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("bound").args(["certificate_sha256", "client_identity"]), after_help = "\
 Example:
@@ -99,7 +104,6 @@ pub(crate) struct Issue {
 
 pub(super) async fn issue(args: Issue, session: &Session, out: &mut Output) -> Result<(), Failure> {
     let to = Delivery::prepare(args.to, out)?;
-    let mode = if args.mock { pb::TokenMode::Mock } else { pb::TokenMode::Live };
     let request = pb::IssueTokenRequest {
         parent: session.names.parent(),
         subject: args.subject,
@@ -108,7 +112,7 @@ pub(super) async fn issue(args: Issue, session: &Session, out: &mut Output) -> R
         max_ttl: args.max_ttl.map(time::wire),
         certificate_sha256: args.certificate_sha256,
         description: args.description,
-        mode: mode.into(),
+        mode: mode(args.mock).into(),
         uses_max: args.uses_max,
         client_identity: args.client_identity,
         ..Default::default()
@@ -154,7 +158,7 @@ pub(super) async fn exchange(args: Exchange, session: &Session, out: &mut Output
 
 #[derive(Debug, Args)]
 pub(crate) struct Renew {
-    /// How long it lives from now [default: the server's]
+    /// How long it lives from now [default: as long as the token that you show lived from its issue]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     ttl: Option<Duration>,
     #[command(flatten)]

@@ -30,6 +30,8 @@ fn a_binding_lets_a_certificate_in_until_it_is_deleted() {
     assert_eq!(made["binding"]["ttl_max_seconds"], 600);
     vault.run(&create).exits(6).warns("ibyok bindings delete");
     vault.run(&["bindings", "list"]).exits(0).says("narrow").says("keys:list");
+    let nameless = ["bindings", "create", "--certificate", "spiffe://dev/ci", "--scope", "keys:list"];
+    vault.run(&nameless).exits(2).warns("<ID>");
 
     let file = vault.path("narrow-token");
     let exchange = ["tokens", "exchange", "--org", "dev", "--binding", "narrow", "--out", &file];
@@ -44,6 +46,22 @@ fn a_binding_lets_a_certificate_in_until_it_is_deleted() {
     vault.run(&["bindings", "delete", "narrow", "--yes"]).exits(5).warns("ibyok bindings list");
     vault.run(&exchange).exits(3);
     narrow(&["keys", "list"]).exits(0);
+}
+
+#[test]
+fn in_a_mock_organization_nobody_need_say_mock() {
+    let vault = Vault::start();
+    let me = vault.run(&["tokens", "whoami", "-o", "json"]).exits(0).json()["client_identity"].clone();
+    let me = me.as_str().unwrap();
+    vault.run_as_admin(&["orgs", "create", "play", "--admin-identity", me, "--mock"]).exits(0);
+    let file = vault.path("play-token");
+    vault.run(&["tokens", "exchange", "--org", "play", "--out", &file]).exits(0);
+    let play = |arguments: &[&str]| vault.run(&[arguments, &["-o", "json", "--token-file", &file]].concat());
+    let out = vault.path("play-child");
+    let issued = play(&["tokens", "issue", "--subject", "ci", "--scope", "keys:read", "--out", &out]).exits(0).json();
+    assert_eq!(issued["token"]["mode"], "mock");
+    let create = ["bindings", "create", "ci", "--certificate", "spiffe://play/ci", "--scope", "keys:read"];
+    assert_eq!(play(&create).exits(0).json()["binding"]["mode"], "mock");
 }
 
 #[test]

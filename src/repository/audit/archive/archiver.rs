@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     domain::{
-        audit::{Action as Done, AuditDraft, Outcome},
+        audit::{Action as Done, AuditDraft},
         clock::{Deadline, Timestamp},
         error::{Failure, Reason},
         ids::OrgId,
@@ -33,7 +33,7 @@ use crate::{
         fields::{Fields as _, rejected},
         projection,
     },
-    store::{Action, Condition, Item, ItemKey, Order, Query, SortRange, Written},
+    store::{Action, Condition, Item, ItemKey, Order, Query, SortRange},
 };
 
 /// The most chains of a file, about: the root holds the ends of them.
@@ -399,11 +399,7 @@ impl Archiver {
 
     async fn commit(&self, mut actions: Vec<Action>, fence: Option<&Action>) -> Result<(), Failure> {
         actions.extend(fence.cloned());
-        match self.lanes().write(actions, self.deadline()).await? {
-            Written::Committed => Ok(()),
-            Written::Conflict { .. } => Err(Reason::WriteConflict.into()),
-            Written::Unknown => Err(Reason::StoreUnavailable.into()),
-        }
+        self.lanes().commit(actions, self.deadline()).await
     }
 
     fn lanes(&self) -> &Lanes {
@@ -442,20 +438,9 @@ fn draft(summary: &Summary, now: Timestamp) -> AuditDraft {
         ("file_digest", data_encoding::HEXLOWER.encode(digest)),
     ]);
     AuditDraft {
-        org: OrgId::system(),
-        time: now,
-        action: Done::AuditArchive,
-        outcome: Outcome::Allowed,
-        reason: None,
         resource: format!("orgs/{}/audit", OrgId::SYSTEM),
-        subject: String::new(),
-        token_id: String::new(),
-        client_identity: String::new(),
-        client_address: String::new(),
-        user_agent: String::new(),
         purpose: "it is older than audit.retention".to_owned(),
-        trace_id: String::new(),
         details,
-        revision: 0,
+        ..AuditDraft::of_server(OrgId::system(), now, Done::AuditArchive)
     }
 }

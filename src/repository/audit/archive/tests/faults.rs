@@ -85,7 +85,7 @@ async fn a_file_of_that_name_with_another_content_is_never_written_over() {
     other[30] ^= 1;
     // Whole in itself, and not what the log holds: the digest of the file before is another.
     let end = other.len() - 32;
-    let digest = crate::repository::audit::tree::sha256(&[&other[..end]]);
+    let digest = tree::sha256(&[&other[..end]]);
     other[end..].copy_from_slice(&digest);
     for content in [b"something".to_vec(), other] {
         std::fs::write(&file, &content).unwrap();

@@ -4,7 +4,8 @@ use std::fs;
 
 use super::*;
 use crate::repository::audit::{
-    archive::format::{Beginning, check},
+    archive::format::{Beginning, check, follow},
+    batch::{Header, LaneKind},
     tree::sha256,
 };
 
@@ -159,4 +160,70 @@ fn names_say_their_positions_one_way() {
     ] {
         assert_eq!(Entry::parse(name), None, "{name}");
     }
+}
+
+#[test]
+fn a_file_leaves_256_mebibytes_free_for_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let directory = Directory::new(folder.path().to_owned());
+    let refused = directory.check_room(1 << 60).unwrap_err().to_string();
+    assert!(refused.ends_with(&format!("{} MiB are needed", (1_u64 << 40) + 256)), "{refused}");
+}
+
+#[test]
+fn where_no_file_can_be_put_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let looked = |path: &str| Directory::new(folder.path().join(path)).look();
+    fs::write(folder.path().join("file"), "").unwrap();
+    assert_eq!(looked(""), Ok(()));
+    assert_eq!(looked("none"), Err("the directory does not exist".to_owned()));
+    assert_eq!(looked("file"), Err("it is not a directory".to_owned()));
+    let problem = looked("file/inside").unwrap_err();
+    assert!(problem.starts_with("the directory can't be read: "), "{problem}");
+}
+
+#[test]
+fn a_file_that_vanishes_before_its_end_is_none() {
+    for is_there in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = Directory::new(folder.path().to_owned()).with_free_min(0);
+        let writer = directory.begin(1, [0; 32], 0).unwrap();
+        for entry in fs::read_dir(folder.path()).unwrap() {
+            fs::remove_file(entry.unwrap().path()).unwrap();
+        }
+        let name = folder.path().join(Entry { first: 1, last: 0 }.name());
+        if is_there {
+            fs::write(&name, "whole").unwrap();
+        }
+        assert_eq!(directory.finish(writer).is_ok(), is_there);
+        assert_eq!(fs::read(&name).ok(), is_there.then(|| b"whole".to_vec()));
+    }
+}
+
+#[test]
+fn a_chain_is_followed_batch_by_batch_from_its_first_to_its_seal() {
+    let chain = || ChainId::new("0123456789abcdef", LaneKind::Shared, 1);
+    let batch = |number, previous| Header::of(chain(), number, previous, &[]);
+    let (first, stray) = (batch(1, [0; 32]), batch(2, [7; 32]));
+    let second = batch(2, first.hash());
+    let seal = Header::seal(chain(), 3, second.hash());
+    let behind = batch(4, seal.hash());
+    let followed = |headers: &[&Header], beginning| {
+        let mut chains = Chains::new();
+        headers.iter().try_for_each(|header| follow(&mut chains, header, beginning)).map(|()| chains)
+    };
+    let whole = followed(&[&first, &second, &seal], Beginning::Strict).unwrap();
+    let end = &whole[&chain()];
+    assert_eq!((end.last, end.hash, end.is_sealed), (3, seal.hash(), true));
+    assert!(!followed(&[&first, &second], Beginning::Strict).unwrap()[&chain()].is_sealed);
+    assert!(followed(&[&second, &seal], Beginning::Anywhere).is_ok());
+
+    let why = |headers: &[&Header]| followed(headers, Beginning::Strict).unwrap_err();
+    assert_eq!(why(&[&first, &second, &seal, &behind]), "the batch stands behind the chain's seal");
+    assert_eq!(why(&[&first, &seal]), "the order leaves batches of the chain out");
+    assert_eq!(why(&[&first, &first]), "the order leaves batches of the chain out");
+    assert_eq!(why(&[&first, &stray]), "the batch does not follow the one before it");
+    let begins = "the chain does not begin with its first batch";
+    assert_eq!(why(&[&second]), begins);
+    assert_eq!(why(&[&batch(1, [7; 32])]), begins);
 }

@@ -13,12 +13,14 @@ use crate::{
         audit::{
             AuditTasks,
             archive::offline::{all_roots, verify},
-            batch::{batch_key, place},
+            batch::{Batch, batch_item, batch_key, place},
             heads::Head,
             testing::{org, records, soon},
+            tree,
         },
         lease::{Lease, Role},
     },
+    store::{Item, Value},
 };
 
 #[tokio::test]
@@ -32,6 +34,8 @@ async fn what_is_old_leaves_and_the_rest_stays() {
     world.assert_whole().await;
     let state = ArchiveState::load(&records(&world.store), soon()).await.unwrap();
     assert!(state.floor > 1 && state.deleted == state.floor && state.records > 0);
+    let roots = all_roots(&records(&world.store), soon()).await.unwrap();
+    assert_eq!(state.until, roots.last().map(|root| root.summary.until));
     for receipt in &newest {
         assert!(!world.is_in_files(receipt));
     }
@@ -161,7 +165,7 @@ async fn who_lost_the_lease_moves_nothing() {
     );
     let moved = |key: &ItemKey| key.sort.starts_with("B#") || key.partition == ROOTS || key.sort == "ARCHIVE";
     world.store.tamper(|items| {
-        let kept = |items: &std::collections::BTreeMap<ItemKey, crate::store::Item>| {
+        let kept = |items: &std::collections::BTreeMap<ItemKey, Item>| {
             items.keys().filter(|key| moved(key)).cloned().collect::<Vec<_>>()
         };
         let (before, now) = (kept(&before), kept(items));
@@ -182,6 +186,29 @@ async fn a_batch_that_does_not_verify_is_not_moved() {
     assert_eq!(trouble.to_string(), "a record of the log does not verify: it stays where it is");
     assert!(all_roots(&records(&world.store), soon()).await.unwrap().is_empty());
     assert!(world.store.tamper(|items| items.contains_key(&key)));
+}
+
+/// Whoever has the record key can make a sound batch; that it is another than was put in order shows.
+#[tokio::test]
+async fn a_batch_that_was_made_anew_is_not_moved() {
+    let world = World::filled().await;
+    let log = world.boot().await;
+    let (_, receipt) = world.receipts().first().cloned().unwrap();
+    let key = batch_key(&ChainId::parse(&receipt.chain).unwrap(), place(receipt.sequence).0);
+    let mut batch = Batch::read(world.store.tamper(|items| items.remove(&key).unwrap())).unwrap();
+    batch.records[0][20] ^= 1;
+    batch.header.root = tree::root(batch.records.iter().map(|record| tree::leaf_hash(record)));
+    world.put(batch_item(&batch.header, batch.records)).await;
+    let trouble = world.archive_only(&log, DAY).await.unwrap_err();
+    assert_eq!(trouble.to_string(), "a record of the log does not verify: it stays where it is");
+    assert!(all_roots(&records(&world.store), soon()).await.unwrap().is_empty());
+    assert!(world.store.tamper(|items| items.contains_key(&key)));
+}
+
+#[test]
+fn a_store_that_is_down_is_no_record_that_does_not_verify() {
+    let trouble = Trouble::from(Failure::from(crate::domain::error::Reason::StoreUnavailable)).to_string();
+    assert!(!trouble.contains("verify"), "{trouble}");
 }
 
 #[tokio::test]
@@ -266,6 +293,30 @@ async fn roots_that_are_changed_or_gone_are_reported_and_so_is_the_state() {
         world.store.tamper(|items| items.insert(key.clone(), stock[&key].clone()));
         world.verdict().await.unwrap();
     }
+}
+
+/// Not even the record key helps to say something else.
+#[tokio::test]
+async fn roots_that_do_not_lead_to_each_other_are_reported() {
+    let world = World::filled().await;
+    let log = world.boot().await;
+    world.archive(&log).await.unwrap();
+    let stock = world.store.tamper(|items| items.clone());
+    let roots: Vec<_> = stock.keys().filter(|key| key.partition == ROOTS).cloned().collect();
+    let state = ItemKey::new("A#SEQ", "ARCHIVE");
+    for (key, name, value) in [
+        (&state, "records", Value::Int(1)),
+        (&roots[0], "records", Value::Int(1)),
+        (&roots[1], "previous", Value::Bytes(vec![9; 32])),
+        (&roots[1], "last", Value::Int(1)),
+    ] {
+        let Item { mut attributes, .. } = world.store.tamper(|items| items.remove(key).unwrap());
+        assert_ne!(attributes.insert(name.to_owned(), value.clone()), Some(value));
+        world.put(NewItem::new(key.clone(), attributes)).await;
+        assert_eq!(world.verdict().await.unwrap_err(), "a root of the archive is missing", "{key:?} {name}");
+        world.store.tamper(|items| items.insert(key.clone(), stock[key].clone()));
+    }
+    world.verdict().await.unwrap();
 }
 
 #[tokio::test]

@@ -214,7 +214,10 @@ impl World {
         loop {
             match verifier.step().await.unwrap() {
                 Step::Going => {}
-                Step::Intact => return Ok(verifier.checked + verifier.archived),
+                Step::Intact => {
+                    assert_eq!(verifier.checked, verifier.total);
+                    return Ok(verifier.checked + verifier.archived);
+                }
                 Step::Broken(at) => return Err(at.problem.to_owned()),
             }
         }

@@ -1,4 +1,4 @@
-//! The server as a process of its own, which can be killed.
+//! The server as a process of its own, which can be killed, and whose memory and log can be read.
 
 use std::{
     fmt::Write as _,
@@ -7,15 +7,18 @@ use std::{
     os::unix::process::ExitStatusExt as _,
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::transport::Channel;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
-use crate::harness::{ADMIN, Caller, Home, client_certificate, within};
+use crate::harness::{self, ADMIN, Caller, Home, client_certificate, within};
 use ibyok::pki::{Issued, Validity};
 
 const CONFIG: &str = "server.toml";
@@ -25,7 +28,7 @@ pub const LOG: &str = "server.log";
 /// A vault's directory, and the address and settings with which processes serve it.
 pub struct Site {
     pub home: Home,
-    address: SocketAddr,
+    pub address: SocketAddr,
     certificate: Issued,
     runner: Runner,
 }
@@ -37,6 +40,10 @@ pub struct Runner {
     pub words: Vec<String>,
     /// The file that it logs to, where that is not [`LOG`] in the vault's directory.
     pub log: Option<PathBuf>,
+    /// TOML that goes behind the settings.
+    pub settings: &'static str,
+    /// Variables that are set for it.
+    pub environment: &'static [(&'static str, &'static str)],
 }
 
 impl Site {
@@ -56,7 +63,9 @@ impl Site {
             tls = {{ cert = 'server.pem', key = 'server.key', client_ca = 'ca.pem' }}
             store = {{ path = '{store}' }}
             kms = {{ key_file = 'master.keys' }}
-            limits = {{ token_rate = 100000, org_rate = 100000, certificate_rate = 100000, address_rate = 100000 }}"
+            limits = {{ token_rate = 100000, org_rate = 100000, certificate_rate = 100000, address_rate = 100000 }}
+            {}",
+            runner.settings
         );
         fs::write(home.path().join(CONFIG), format!("listen = '{address}'\n{settings}")).unwrap();
         Self { home, address, certificate, runner }
@@ -89,6 +98,7 @@ impl Site {
             .args(words)
             .args(["serve", "--config"])
             .arg(self.home.path().join(CONFIG))
+            .envs(self.runner.environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
@@ -102,11 +112,7 @@ impl Site {
     }
 
     fn channel(&self) -> Channel {
-        let tls = ClientTlsConfig::new()
-            .ca_certificate(Certificate::from_pem(self.home.authority.certificate()))
-            .identity(Identity::from_pem(&self.certificate.certificate, self.certificate.key.as_str()))
-            .domain_name("localhost");
-        Endpoint::from_shared(format!("https://{}", self.address)).unwrap().tls_config(tls).unwrap().connect_lazy()
+        harness::channel(&self.home.authority, self.address, &self.certificate)
     }
 
     fn log_path(&self) -> PathBuf {
@@ -199,7 +205,18 @@ impl Drop for Process {
     }
 }
 
-/// An address of this machine that nobody listens on now.
+/// An address of this machine that nobody listens on now, nor soon: Linux gives out ports from 32768 on by
+/// itself (`ip_local_port_range`), to clients and to listeners that ask for any, so this is one of those
+/// below, and another one for each process of tests.
 fn free_address() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    const PORTS: std::ops::Range<u16> = 12_000..32_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let n = std::process::id().wrapping_mul(61).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = PORTS.start + u16::try_from(n % u32::from(PORTS.end - PORTS.start)).unwrap();
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        if std::net::TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
 }
