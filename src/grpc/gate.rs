@@ -59,7 +59,7 @@ impl Gate {
         R: Future<Output = Result<T, Failure>> + Send + 'static,
     {
         let (entry, message) = admitted(request)?;
-        self.run(&entry, message, run).await.map(tonic::Response::new).map_err(|failure| status_of(&failure))
+        answered(self.run(&entry, message, run).await)
     }
 
     /// Runs a unary handler that answers for many, and records the refusals that it names beside its
@@ -87,7 +87,7 @@ impl Gate {
             }
             Ok(answer)
         };
-        self.run(&entry, message, run).await.map(tonic::Response::new).map_err(|failure| status_of(&failure))
+        answered(self.run(&entry, message, run).await)
     }
 
     /// Runs a handler that answers a stream; the stream's own failure is mapped, too.
@@ -136,43 +136,25 @@ impl Gate {
             let call = of_call.call(gate.clock(), content_of(&of_call, &message));
             run(call, message)
         };
-        self.settle(entry, target, begin).await
+        self.to_its_end(self.settled(entry, target, begin)).await
     }
 
-    /// Runs what `begin` begins to its end, whether or not anybody waits for it until then. Its
-    /// failure is recorded, as one of `target`.
-    pub(super) async fn settle<T, B, R>(
+    /// `work` to its end, whether or not anybody waits for it until then.
+    pub(super) fn to_its_end<F: Future<Output: Send> + Send + 'static>(&self, work: F) -> ToItsEnd<F> {
+        ToItsEnd::new(work, &self.0.tasks)
+    }
+
+    /// [`Self::to_its_end`] in a task from the beginning: for what is begun where nobody may poll it for
+    /// a while, because the client does not take the answers.
+    pub(super) async fn apart<T: Send + 'static>(
         &self,
-        entry: &Arc<Entry>,
-        target: Option<Target>,
-        begin: B,
-    ) -> Result<T, Failure>
-    where
-        T: Send + 'static,
-        B: FnOnce(&Self) -> R + Send + 'static,
-        R: Future<Output = Result<T, Failure>> + Send + 'static,
-    {
-        ToItsEnd::new(self.settled(entry, target, begin), &self.0.tasks).await
+        work: impl Future<Output = Result<T, Failure>> + Send + 'static,
+    ) -> Result<T, Failure> {
+        self.0.tasks.spawn(work).await.unwrap_or_else(|_| Err(Reason::Internal.into()))
     }
 
-    /// [`Self::settle`] in a task from the beginning: for what is begun where nobody may poll it for a
-    /// while, because the client does not take the answers.
-    pub(super) async fn settle_apart<T, B, R>(
-        &self,
-        entry: &Arc<Entry>,
-        target: Option<Target>,
-        begin: B,
-    ) -> Result<T, Failure>
-    where
-        T: Send + 'static,
-        B: FnOnce(&Self) -> R + Send + 'static,
-        R: Future<Output = Result<T, Failure>> + Send + 'static,
-    {
-        let task = self.0.tasks.spawn(self.settled(entry, target, begin));
-        task.await.unwrap_or_else(|_| Err(Reason::Internal.into()))
-    }
-
-    fn settled<T, B, R>(
+    /// What `begin` begins, with its failure recorded as one of `target`.
+    pub(super) fn settled<T, B, R>(
         &self,
         entry: &Arc<Entry>,
         target: Option<Target>,
@@ -205,6 +187,11 @@ impl Gate {
     pub(super) fn clock(&self) -> &dyn Clock {
         &*self.0.clock
     }
+}
+
+/// The answer of a handler, or the status of its failure.
+fn answered<T>(outcome: Result<T, Failure>) -> Result<tonic::Response<T>, tonic::Status> {
+    outcome.map(tonic::Response::new).map_err(|failure| status_of(&failure))
 }
 
 /// One of many that was refused, and what it was about.

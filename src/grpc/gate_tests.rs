@@ -205,15 +205,15 @@ async fn a_handler_runs_to_its_end_when_its_caller_goes() {
 }
 
 #[tokio::test]
-async fn what_is_settled_apart_goes_on_while_nobody_polls_it() {
+async fn what_runs_apart_goes_on_while_nobody_polls_it() {
     let Bench { gate, .. } = bench();
     let (ended, has_ended) = oneshot::channel();
     let entry = Arc::new(entry(CREATE, &[]));
-    let mut item = Box::pin(gate.settle_apart(&entry, None, |_| async move {
+    let mut item = Box::pin(gate.apart(gate.settled(&entry, None, |_| async move {
         tokio::task::yield_now().await;
         ended.send(()).unwrap();
         Ok(())
-    }));
+    })));
     let begun = std::future::poll_fn(|cx| std::task::Poll::Ready(item.as_mut().poll(cx).is_pending()));
     assert!(begun.await);
     has_ended.await.unwrap();

@@ -63,7 +63,7 @@ pub(super) async fn answer(
             Ok((call, ends))
         }
     };
-    let opened = gate.settle(&entry, None, open).await;
+    let opened = gate.to_its_end(gate.settled(&entry, None, open)).await;
     let (call, ends) = opened.map_err(|failure| status_of(&failure))?;
     let watcher = vault.clone();
     let import = Import {
@@ -279,6 +279,6 @@ async fn item(
             vault.import_key(&call, create_key(&call, key)?, skip_existing).await
         }
     };
-    let stored = tokio::time::timeout(CALL_MAX, gate.settle_apart(&entry, target, begin)).await;
+    let stored = tokio::time::timeout(CALL_MAX, gate.apart(gate.settled(&entry, target, begin))).await;
     stored.unwrap_or_else(|_| Err(Reason::DeadlineExceeded.into()))
 }

@@ -20,13 +20,7 @@ use crate::{
 
 /// The store, as the adapter that it is: closing and sweeping are no part of the port.
 #[derive(Clone, Debug)]
-pub(super) struct Store {
-    adapter: Adapter,
-    port: Arc<dyn ItemStore>,
-}
-
-#[derive(Clone, Debug)]
-enum Adapter {
+pub(super) enum Store {
     Sqlite(Arc<SqliteStore>),
 }
 
@@ -47,21 +41,20 @@ impl Store {
             OpenError::Absent(path) => ServerError::NoVault(path),
             error => ServerError::setting("store.path", error),
         })?;
-        let store = Arc::new(store);
-        let port = Arc::<SqliteStore>::clone(&store);
-        Ok(Self { adapter: Adapter::Sqlite(store), port })
+        Ok(Self::Sqlite(Arc::new(store)))
     }
     pub(super) fn port(&self) -> Arc<dyn ItemStore> {
-        Arc::clone(&self.port)
+        let Self::Sqlite(store) = self;
+        Arc::<SqliteStore>::clone(store)
     }
     /// Deletes some of what expired before `now`; answers whether there may be more.
     pub(super) async fn sweep(&self, now: Timestamp) -> Result<bool, crate::store::StoreError> {
         const AT_ONCE: usize = 500;
-        let Adapter::Sqlite(store) = &self.adapter;
+        let Self::Sqlite(store) = self;
         store.sweep_expired(now, AT_ONCE).await.map(|swept| swept == AT_ONCE)
     }
     pub(super) async fn close(&self) {
-        let Adapter::Sqlite(store) = &self.adapter;
+        let Self::Sqlite(store) = self;
         if let Err(error) = store.close().await {
             tracing::warn!(%error, "the store was not closed cleanly; the next start completes it");
         }

@@ -106,18 +106,10 @@ async fn listed(caller: &Caller) -> Vec<String> {
 
 /// The events of one action, newest first: outcome, reason, resource.
 async fn events(caller: &Caller, action: &str) -> Vec<(i32, String, String)> {
-    let (mut events, mut page_token) = (Vec::new(), String::new());
-    loop {
-        let filter = pb::AuditFilter { actions: vec![action.to_owned()], ..Default::default() };
-        let request =
-            pb::ListAuditEventsRequest { filter: Some(filter), page_size: 1_000, page_token, ..Default::default() };
-        let page = caller.audit().list_audit_events(request).await.unwrap().into_inner();
-        events.extend(page.events.into_iter().map(|event| (event.outcome, event.reason, event.resource)));
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            return events;
-        }
-    }
+    let filter = pb::AuditFilter { actions: vec![action.to_owned()], ..Default::default() };
+    let request = pb::ListAuditEventsRequest { filter: Some(filter), page_size: 1_000, ..Default::default() };
+    let events = caller.audit_events(request).await.into_iter();
+    events.map(|event| (event.outcome, event.reason, event.resource)).collect()
 }
 
 async fn retrieved(caller: &Caller, name: &str) -> String {

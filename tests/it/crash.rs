@@ -214,16 +214,8 @@ pub async fn check_records(writers: &[Writer], admin: &Caller) {
 
 async fn events(admin: &Caller, outcome: pb::AuditOutcome) -> Vec<pb::AuditEvent> {
     let filter = Some(pb::AuditFilter { outcomes: vec![outcome.into()], ..Default::default() });
-    let mut request = pb::ListAuditEventsRequest { page_size: 500, filter, ..Default::default() };
-    let mut events = Vec::new();
-    loop {
-        let page = admin.audit().list_audit_events(request.clone()).await.unwrap().into_inner();
-        events.extend(page.events);
-        if page.next_page_token.is_empty() {
-            return events;
-        }
-        request.page_token = page.next_page_token;
-    }
+    let request = pb::ListAuditEventsRequest { page_size: 500, filter, ..Default::default() };
+    admin.audit_events(request).await
 }
 
 /// Whether the store, which nobody serves now, says of each chain where it ends.

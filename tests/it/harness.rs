@@ -251,6 +251,18 @@ impl Caller {
     pub fn admin(&self) -> AdminClient<Carried> {
         AdminClient::with_interceptor(self.channel.clone(), self.bearer())
     }
+    /// The audit events that `request` asks for, of every page.
+    pub async fn audit_events(&self, mut request: pb::ListAuditEventsRequest) -> Vec<pb::AuditEvent> {
+        let mut events = Vec::new();
+        loop {
+            let page = self.audit().list_audit_events(request.clone()).await.unwrap().into_inner();
+            events.extend(page.events);
+            if page.next_page_token.is_empty() {
+                return events;
+            }
+            request.page_token = page.next_page_token;
+        }
+    }
     fn bearer(&self) -> Bearer {
         Bearer(self.token.as_ref().map(|token| format!("Bearer {token}").parse().unwrap()))
     }

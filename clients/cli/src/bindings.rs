@@ -10,6 +10,7 @@ use crate::{
     args::Yes,
     failure::Failure,
     output::{Output, Table},
+    pages::pages,
     prompt::confirm,
     session::{Session, short},
     time::{self, parse_duration},
@@ -91,19 +92,14 @@ pub(crate) struct List {
 }
 
 async fn list(args: List, session: &Session, out: &mut Output) -> Result<(), Failure> {
-    let mut request =
+    let request =
         pb::ListIdentityBindingsRequest { parent: session.names.parent(), page_size: PAGE_SIZE, ..Default::default() };
-    let limit = args.limit.unwrap_or(usize::MAX);
-    let mut bindings = Vec::new();
-    loop {
-        let page = session.client.tokens().list_identity_bindings(request.clone()).await?.into_inner();
-        bindings.extend(page.bindings);
-        if page.next_page_token.is_empty() || bindings.len() >= limit {
-            break;
-        }
-        request.page_token = page.next_page_token;
-    }
-    bindings.truncate(limit);
+    let bindings = pages(args.limit, async |page_token| {
+        let request = pb::ListIdentityBindingsRequest { page_token, ..request.clone() };
+        let page = session.client.tokens().list_identity_bindings(request).await?.into_inner();
+        Ok((page.bindings, page.next_page_token))
+    });
+    let bindings = bindings.await?;
     let values = bindings.iter().map(binding_json).collect();
     out.list("bindings", values, table(&bindings), "no bindings: `ibyok bindings create` makes one")
 }

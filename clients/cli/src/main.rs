@@ -9,6 +9,7 @@ mod generate;
 mod keys;
 mod orgs;
 mod output;
+mod pages;
 mod prompt;
 mod providers;
 #[cfg(test)]

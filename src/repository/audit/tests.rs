@@ -142,8 +142,8 @@ async fn records_that_belong_together_are_written_or_refused_together() {
     assert_eq!(log.append_all(drafts(3), soon()).await.unwrap_err().reason, Reason::AuditUnavailable);
 }
 
-#[tokio::test]
-async fn a_fenced_lane_goes_on_with_a_new_chain() {
+/// A log whose lane finds a seal where its second batch would stand, and the receipt of its first.
+async fn fenced() -> (Arc<TinyStore>, AuditLog, Receipt) {
     let store = Arc::new(TinyStore::default());
     let log = log_on(&store);
     let first = log.append(draft("acme", "a"), soon()).await.unwrap();
@@ -152,6 +152,12 @@ async fn a_fenced_lane_goes_on_with_a_new_chain() {
     let seal = batch_item(&Header::seal(chain, 2, last.header.hash()), []);
     let fence = records(&store).put(seal, Expected::Absent);
     records(&store).store().write(crate::store::WriteId([1; 16]), vec![fence], soon()).await.unwrap();
+    (store, log, first)
+}
+
+#[tokio::test]
+async fn a_fenced_lane_goes_on_with_a_new_chain() {
+    let (store, log, first) = fenced().await;
 
     let second = log.append(draft("acme", "b"), soon()).await.unwrap();
     assert_ne!(second.chain, first.chain);
@@ -164,14 +170,7 @@ async fn a_fenced_lane_goes_on_with_a_new_chain() {
 
 #[tokio::test]
 async fn a_batch_that_never_came_is_not_taken_for_the_seal_that_another_put_in_its_place() {
-    let store = Arc::new(TinyStore::default());
-    let log = log_on(&store);
-    let first = log.append(draft("acme", "a"), soon()).await.unwrap();
-    let chain = ChainId::parse(&first.chain).unwrap();
-    let last = reader::batch(&records(&store), &chain, 1, soon()).await.unwrap().unwrap();
-    let seal = batch_item(&Header::seal(chain, 2, last.header.hash()), []);
-    let fence = records(&store).put(seal, Expected::Absent);
-    records(&store).store().write(crate::store::WriteId([1; 16]), vec![fence], soon()).await.unwrap();
+    let (store, log, first) = fenced().await;
 
     store.fail([Fault::LostBefore]);
     let second = log.append(draft("acme", "b"), soon()).await.unwrap();

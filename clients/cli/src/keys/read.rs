@@ -12,6 +12,7 @@ use crate::{
     args::parse_pair,
     failure::Failure,
     output::Output,
+    pages::pages,
     session::Session,
     time::{self, parse_duration},
 };
@@ -77,25 +78,21 @@ impl List {
 }
 
 pub(super) async fn list(args: List, session: &Session, out: &mut Output) -> Result<(), Failure> {
-    let (limit, now) = (args.limit.unwrap_or(usize::MAX), time::now());
+    let (limit, now) = (args.limit, time::now());
     let is_by_due_date = args.rotation_due.is_some();
-    let mut request = pb::ListKeysRequest {
+    let request = pb::ListKeysRequest {
         parent: session.names.parent(),
         page_size: PAGE_SIZE,
         show_deleted: args.show_deleted || args.states.iter().any(|state| matches!(state, State::Deleted)),
         filter: Some(args.filter(&now)),
         ..Default::default()
     };
-    let mut keys = Vec::new();
-    loop {
-        let page = session.client.key_vault().list_keys(request.clone()).await?.into_inner();
-        keys.extend(page.keys);
-        if page.next_page_token.is_empty() || keys.len() >= limit {
-            break;
-        }
-        request.page_token = page.next_page_token;
-    }
-    keys.truncate(limit);
+    let keys = pages(limit, async |page_token| {
+        let request = pb::ListKeysRequest { page_token, ..request.clone() };
+        let page = session.client.key_vault().list_keys(request).await?.into_inner();
+        Ok((page.keys, page.next_page_token))
+    });
+    let keys = keys.await?;
     let values = keys.iter().map(view::key_json).collect();
     let table = if is_by_due_date { view::due_table(&keys, &now) } else { view::table(&keys, &now) };
     out.list("keys", values, table, "no keys: `ibyok keys add NAME` stores one")
@@ -124,22 +121,17 @@ pub(crate) struct Versions {
 }
 
 pub(super) async fn versions(args: Versions, session: &Session, out: &mut Output) -> Result<(), Failure> {
-    let mut request = pb::ListKeyVersionsRequest {
+    let request = pb::ListKeyVersionsRequest {
         parent: session.names.key(&args.name),
         page_size: PAGE_SIZE,
         ..Default::default()
     };
-    let limit = args.limit.unwrap_or(usize::MAX);
-    let mut versions = Vec::new();
-    loop {
-        let page = session.client.key_vault().list_key_versions(request.clone()).await?.into_inner();
-        versions.extend(page.versions);
-        if page.next_page_token.is_empty() || versions.len() >= limit {
-            break;
-        }
-        request.page_token = page.next_page_token;
-    }
-    versions.truncate(limit);
+    let versions = pages(args.limit, async |page_token| {
+        let request = pb::ListKeyVersionsRequest { page_token, ..request.clone() };
+        let page = session.client.key_vault().list_key_versions(request).await?.into_inner();
+        Ok((page.versions, page.next_page_token))
+    });
+    let versions = versions.await?;
     let values = versions.iter().map(view::version_json).collect();
     out.list("versions", values, view::versions(&versions, &time::now()), "no versions: the entry keeps no value")
 }

@@ -10,6 +10,7 @@ use super::view;
 use crate::{
     failure::{Exit, Failure},
     output::Output,
+    pages::pages,
     session::Session,
     time::{self, When, parse_duration, parse_when},
 };
@@ -38,7 +39,7 @@ pub(crate) struct List {
 
 pub(super) async fn list(args: List, session: &Session, out: &mut Output) -> Result<(), Failure> {
     let now = time::now();
-    let mut request = pb::ListTokensRequest {
+    let request = pb::ListTokensRequest {
         parent: session.names.parent(),
         page_size: PAGE_SIZE,
         subject: args.subject,
@@ -46,17 +47,12 @@ pub(super) async fn list(args: List, session: &Session, out: &mut Output) -> Res
         not_used_since: args.unused_for.map(When::Ago).or(args.not_used_since).map(|when| when.before(&now)),
         ..Default::default()
     };
-    let limit = args.limit.unwrap_or(usize::MAX);
-    let mut tokens = Vec::new();
-    loop {
-        let page = session.client.tokens().list_tokens(request.clone()).await?.into_inner();
-        tokens.extend(page.tokens);
-        if page.next_page_token.is_empty() || tokens.len() >= limit {
-            break;
-        }
-        request.page_token = page.next_page_token;
-    }
-    tokens.truncate(limit);
+    let tokens = pages(args.limit, async |page_token| {
+        let request = pb::ListTokensRequest { page_token, ..request.clone() };
+        let page = session.client.tokens().list_tokens(request).await?.into_inner();
+        Ok((page.tokens, page.next_page_token))
+    });
+    let tokens = tokens.await?;
     let values = tokens.iter().map(view::token_json).collect();
     out.list("tokens", values, view::table(&tokens, &now), "no tokens")
 }

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::{
     failure::Failure,
     output::Output,
+    pages::pages,
     session::Session,
     time::{self, When, parse_when},
 };
@@ -77,7 +78,7 @@ pub(crate) async fn run(args: Usage, session: &Session, out: &mut Output) -> Res
     if args.label.is_some() && !args.by.contains(&Dimension::Label) {
         return Err(Failure::usage("--label says which label to count by", "add --by label"));
     }
-    let mut request = pb::GetUsageRequest {
+    let request = pb::GetUsageRequest {
         parent: session.names.parent(),
         start_time: Some(start),
         end_time: Some(end),
@@ -87,15 +88,12 @@ pub(crate) async fn run(args: Usage, session: &Session, out: &mut Output) -> Res
         label_key: args.label.unwrap_or_default(),
         ..Default::default()
     };
-    let mut rows = Vec::new();
-    loop {
-        let page = session.client.key_vault().get_usage(request.clone()).await?.into_inner();
-        rows.extend(page.rows);
-        if page.next_page_token.is_empty() {
-            break;
-        }
-        request.page_token = page.next_page_token;
-    }
+    let rows = pages(None, async |page_token| {
+        let request = pb::GetUsageRequest { page_token, ..request.clone() };
+        let page = session.client.key_vault().get_usage(request).await?.into_inner();
+        Ok((page.rows, page.next_page_token))
+    });
+    let rows = rows.await?;
     let names: Vec<_> = args.by.iter().map(|dimension| name(*dimension)).collect();
     let table = if names.is_empty() {
         draw::by_bucket(&rows, out.width())

@@ -13,6 +13,14 @@ fn vault() -> Vault {
     vault
 }
 
+/// The token of one who was handed the key.
+fn handed_to_batch_job(vault: &Vault) -> String {
+    let reader = vault.path("reader");
+    vault.run(&["tokens", "issue", "--subject", "batch-job", "--scope", "keys:read", "--out", &reader]).exits(0);
+    vault.run(&["keys", "get", "openai-night", "--token-file", &reader]).exits(0);
+    reader
+}
+
 fn versions(vault: &Vault) -> Vec<(String, String)> {
     let json = vault.run(&["keys", "versions", "openai-night", "-o", "json"]).exits(0).json();
     let of = |version: &serde_json::Value, field: &str| version[field].as_str().unwrap().to_owned();
@@ -117,10 +125,8 @@ fn a_new_rotation_can_be_begun_over_one_that_is_under_way() {
 #[test]
 fn the_old_value_is_not_destroyed_while_somebody_holds_it() {
     let vault = vault();
-    let reader = vault.path("reader");
-    vault.run(&["tokens", "issue", "--subject", "batch-job", "--scope", "keys:read", "--out", &reader]).exits(0);
+    let reader = handed_to_batch_job(&vault);
     let get = ["keys", "get", "openai-night", "--token-file", &reader];
-    vault.run(&get).exits(0);
     vault.run_with(&EVIDENCE, NEW_CANARY).exits(0);
     let retire = ["keys", "rotate", "openai-night", "--retire"];
     vault.run(&retire).exits(6).warns("batch-job").warns("still holds version 1").warns("--retire-held");
@@ -138,10 +144,8 @@ fn the_old_value_is_not_destroyed_while_somebody_holds_it() {
 #[test]
 fn a_version_that_somebody_went_back_to_is_not_destroyed() {
     let vault = vault();
-    let reader = vault.path("reader");
-    vault.run(&["tokens", "issue", "--subject", "batch-job", "--scope", "keys:read", "--out", &reader]).exits(0);
+    let reader = handed_to_batch_job(&vault);
     let get = ["keys", "get", "openai-night", "--token-file", &reader];
-    vault.run(&get).exits(0);
     vault.run_with(&EVIDENCE, NEW_CANARY).exits(0);
     consumers_know(&vault, "batch-job", "1");
 
