@@ -25,12 +25,16 @@ mutants *ARGS:
 
 # Measure retrievals beside a bare echo, rotations, memory, time to ready; on a quiet machine
 bench *ARGS:
-    cargo build --release --locked -p ibyok -p ibyok-bench --bins
-    target/release/ibyok-bench run --rotations --null-audit {{ARGS}}
+    cargo build --profile dist --locked -p ibyok -p ibyok-bench --bins
+    target/dist/ibyok-bench run --rotations --null-audit {{ARGS}}
 
 # The same with a million stored keys, which are kept in DIR for the next time: 5 GB
 bench-million DIR="target/bench-million":
     just bench --keys 1000000 --dir {{DIR}}
+
+# What terraform says of deploy/terraform; it and its AWS provider must be on the machine
+terraform:
+    tools/module installed
 
 # Format the code and the protos
 fmt:

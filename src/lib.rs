@@ -5,7 +5,7 @@
 //!
 //! - [`domain`]: the words of the vault, pure, no I/O.
 //! - [`authz`], [`envelope`]: decisions and cryptography on domain types.
-//! - [`kms`], [`store`]: the two ports and their adapters.
+//! - [`kms`], [`store`]: the two ports and their adapters; [`aws`]: what those on AWS share.
 //! - [`repository`]: records on the store port, written once for every adapter.
 //! - [`service`]: the use cases.
 //! - [`grpc`]: the wire; the only place that knows tonic and the generated types.
@@ -14,6 +14,7 @@
 //! - [`server`]: the composition root.
 
 pub mod authz;
+pub mod aws;
 pub mod config;
 pub mod domain;
 pub mod envelope;

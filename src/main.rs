@@ -71,6 +71,11 @@ enum Command {
         #[command(subcommand)]
         command: AuditCommand,
     },
+    /// The table of store.kind = "dynamodb"
+    Table {
+        #[command(subcommand)]
+        command: TableCommand,
+    },
     /// Name every problem of the settings, or say OK
     Check {
         #[command(flatten)]
@@ -92,6 +97,20 @@ enum AuditCommand {
         /// meanwhile
         #[arg(long)]
         config: Option<PathBuf>,
+    },
+}
+
+#[derive(Subcommand)]
+enum TableCommand {
+    /// Make the table, or turn on what it lacks: expiry, point-in-time recovery, deletion protection
+    Create {
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Name everything that is off about the table, or say OK
+    Check {
+        #[command(flatten)]
+        settings: Settings,
     },
 }
 
@@ -157,8 +176,23 @@ async fn execute(command: Command) -> Result<(), Refusal> {
                 false => Err(Refusal("the archive does not verify".to_owned(), 1)),
             }
         }
+        Command::Table { command } => {
+            let sources = Sources::default();
+            let fits = match command {
+                TableCommand::Create { settings } => {
+                    server::table::create(&settings.load()?, &sources, &mut io::stdout()).await
+                }
+                TableCommand::Check { settings } => {
+                    server::table::check(&settings.load()?, &sources, &mut io::stdout()).await
+                }
+            };
+            match fits.map_err(failed)? {
+                true => Ok(()),
+                false => Err(Refusal("no server can use the table".to_owned(), 1)),
+            }
+        }
         Command::Check { settings } => {
-            let problems = server::check::problems(&settings.load()?);
+            let problems = server::check::problems(&settings.load()?).await;
             match problems.is_empty() {
                 true => writeln!(io::stdout(), "OK").map_err(failed),
                 false => Err(Refusal(problems.join("\n"), 2)),

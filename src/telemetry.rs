@@ -15,9 +15,23 @@ use tracing_subscriber::{
 use crate::config::{LogConfig, LogFormat};
 
 /// Crates that carry requests: below INFO they print frames, headers (the token among them) and
-/// messages. No filter opens them further, for a filter is set in haste, when something is wrong.
-const CARRIERS: [&str; 10] =
-    ["axum", "h2", "hyper", "hyper_util", "rustls", "tokio_rustls", "tokio_util", "tonic", "tower", "want"];
+/// messages. No filter opens them further, for a filter is set in haste, when something is wrong; nor
+/// does LOG_SENSITIVE_BODIES, at which the SDK of AWS prints the data keys that the KMS answers.
+const CARRIERS: [&str; 11] = [
+    "axum",
+    "h2",
+    "hyper",
+    "hyper_rustls",
+    "hyper_util",
+    "rustls",
+    "tokio_rustls",
+    "tokio_util",
+    "tonic",
+    "tower",
+    "want",
+];
+/// The crates of that SDK.
+const AWS: &str = "aws_";
 
 /// The filter is none that can be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -64,7 +78,7 @@ where
 
 fn may_pass(event: &Metadata<'_>) -> bool {
     let root = event.target().split("::").next().unwrap_or_default();
-    *event.level() <= Level::INFO || !CARRIERS.contains(&root)
+    *event.level() <= Level::INFO || !(CARRIERS.contains(&root) || root.starts_with(AWS))
 }
 
 #[cfg(test)]
@@ -95,6 +109,8 @@ mod tests {
             tracing::trace!(target: "h2::codec::framed_write", "authorization: Bearer canary");
             tracing::debug!(target: "hyper::proto", "body canary");
             tracing::trace!(target: "tonic", "canary");
+            tracing::trace!(target: "aws_smithy_runtime::client::orchestrator", "x-amz-security-token: canary");
+            tracing::debug!(target: "aws_config", "canary");
             tracing::info!(target: "h2", "connection closed");
             tracing::trace!(target: "ibyok::grpc", "ours");
         });
@@ -105,7 +121,11 @@ mod tests {
     #[test]
     fn no_filter_opens_the_crates_that_carry_requests() {
         for format in [LogFormat::Text, LogFormat::Json] {
-            for level in ["trace", "trace,h2=trace,hyper=trace,tonic=trace", "h2::codec=trace,ibyok=trace,h2=trace"] {
+            for level in [
+                "trace",
+                "trace,h2=trace,hyper=trace,tonic=trace,aws_smithy_runtime=trace",
+                "h2::codec=trace,ibyok=trace,h2=trace",
+            ] {
                 let text = logged(format, level);
                 assert!(text.contains("ours") && text.contains("connection closed"), "{level}: {text}");
                 assert!(!text.contains("canary"), "{level}: {text}");

@@ -5,7 +5,7 @@ use crate::domain::{
     error::Reason,
     ids::{OrgId, Subject, TokenId},
     scope::Scope,
-    token::{Confirmation, TokenMode, TokenRecord, grants_sha256},
+    token::{Confirmation, TokenMode, TokenRecord},
 };
 
 /// The claims of a token whose signature, times and binding held.
@@ -50,7 +50,7 @@ impl Claims {
             && self.parent == token.parent
             && self.confirmation == token.confirmation
             && self.is_use_limited == token.uses_max.is_some()
-            && self.grants_sha256 == grants_sha256(&token.grants)
+            && self.grants_sha256 == *token.grants.sha256()
             && token.signing_keys.contains(&self.signing_key)
     }
     /// Why this copy of the token is not good at `now` by its own times; None: it is.

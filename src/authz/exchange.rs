@@ -105,7 +105,7 @@ fn by_token(org: &OrgId, evidence: Evidence<'_>) -> Result<ExchangePermit, Failu
     Ok(ExchangePermit {
         org: org.clone(),
         subject: token.subject.clone(),
-        grants: token.grants.clone(),
+        grants: token.grants.to_vec(),
         mode: token.mode,
         confirmation: token.confirmation.clone(),
         expires: ends,

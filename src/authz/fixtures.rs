@@ -12,7 +12,7 @@ use crate::domain::{
     principal::{ClientCertificate, Peer},
     scope::Scope,
     secret::SecretKey,
-    token::{Confirmation, Epoch, Grant, SubjectRecord, TokenMode, TokenRecord, grants_sha256},
+    token::{Confirmation, Epoch, Grant, SubjectRecord, TokenMode, TokenRecord},
 };
 
 pub(super) const IDENTITY: &str = "spiffe://acme.org/billing";
@@ -80,7 +80,7 @@ impl Case {
             id: token_id(1),
             subject: Subject::parse("subject", "billing").unwrap(),
             description: String::new(),
-            grants,
+            grants: grants.into(),
             mode: TokenMode::Live,
             confirmation: Confirmation::Identity(IDENTITY.to_owned()),
             created: seconds(1000),
@@ -140,7 +140,7 @@ pub(super) fn claims_of(token: &TokenRecord) -> Claims {
         parent: token.parent.clone(),
         mode: token.mode,
         scopes: token.grants.iter().flat_map(|grant| grant.scopes.clone()).collect(),
-        grants_sha256: grants_sha256(&token.grants),
+        grants_sha256: *token.grants.sha256(),
         confirmation: token.confirmation.clone(),
         issued: token.created,
         not_before: token.created,

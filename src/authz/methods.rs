@@ -103,7 +103,7 @@ pub static METHODS: &[Method] = &[
     row("/ibyok.v1.KeyVault/DeleteKey", AnyScope(&[Scope::KeysDelete]), Mutation, Action::KeyDelete, true),
     row("/ibyok.v1.KeyVault/UndeleteKey", AnyScope(&[Scope::KeysDelete]), Mutation, Action::KeyUndelete, true),
     row("/ibyok.v1.KeyVault/DestroyKey", AnyScope(&[Scope::KeysDestroy]), Mutation, Action::KeyDestroy, true),
-    row("/ibyok.v1.KeyVault/RewrapKeys", AnyScope(&[Scope::KeysRewrap]), Stream, Action::KeyRewrap, false),
+    row("/ibyok.v1.KeyVault/RewrapKeys", AnyScope(&[Scope::KeysRewrap, Scope::Admin]), Stream, Action::KeyRewrap, true),
     row("/ibyok.v1.KeyVault/ListKeyConsumers", AnyScope(&[Scope::UsageRead]), Read, Action::KeyConsumers, true),
     row("/ibyok.v1.KeyVault/LookupKeys", AnyScope(&[Scope::KeysLookup]), Read, Action::KeyLookup, false),
     row("/ibyok.v1.KeyVault/DetectProvider", Token, Read, Action::ProviderDetect, true),

@@ -4,11 +4,13 @@
 //!
 //! A setting that does not exist is refused by name, in the file and in the environment.
 
+mod aws;
 mod reader;
 mod value;
 
 use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
+pub use self::aws::{AwsConfig, AwsKmsConfig};
 use self::reader::Reader;
 use crate::domain::secret::SecretBytes;
 
@@ -58,6 +60,15 @@ pub enum StoreConfig {
         /// `path`
         path: PathBuf,
     },
+    /// `kind = "dynamodb"`: one table, for many replicas.
+    DynamoDb {
+        /// `table`: its name.
+        table: String,
+        /// `kms_key`: what DynamoDB encrypts it with; None: a key of DynamoDB's own.
+        kms_key: Option<String>,
+        /// Where AWS is.
+        aws: AwsConfig,
+    },
 }
 
 /// The KMS: `kind` and what it needs.
@@ -73,6 +84,8 @@ pub enum KmsConfig {
         /// The text of that variable.
         text: SecretBytes,
     },
+    /// `kind = "aws"`: AWS KMS.
+    Aws(AwsKmsConfig),
 }
 
 /// Tokens.
@@ -283,15 +296,36 @@ fn tls(from: &mut Reader) -> Option<TlsConfig> {
 }
 
 fn store(from: &mut Reader) -> Option<StoreConfig> {
-    let kind = from.one_of("store.kind", "sqlite", &[("sqlite", ())]);
-    let path = from.needed_path("store.path");
-    kind?;
+    let is_dynamodb = from.one_of("store.kind", "sqlite", &[("sqlite", false), ("dynamodb", true)]);
+    // Asked for whatever the kind, so that every problem is found at once.
+    let path = from.path("store.path");
+    let table = from.opt("store.table", "3 to 255 letters, digits, `_`, `-` and `.`", value::table);
+    let kms_key = from.opt("store.kms_key", "text", value::text);
+    let aws = aws::place(from, ["store.region", "store.endpoint", "store.fips", "store.dual_stack"]);
+    if is_dynamodb? {
+        from.refuse_set(&["store.path"], "only with store.kind = \"sqlite\"");
+        from.need("store.table", "the table's name");
+        return Some(StoreConfig::DynamoDb { table: table?, kms_key, aws: aws? });
+    }
+    from.refuse_set(&OF_DYNAMODB, "only with store.kind = \"dynamodb\"");
+    from.need("store.path", "a path");
     Some(StoreConfig::Sqlite { path: path? })
 }
 
+const OF_DYNAMODB: [&str; 6] =
+    ["store.table", "store.kms_key", "store.region", "store.endpoint", "store.fips", "store.dual_stack"];
+
 fn kms(from: &mut Reader) -> Option<KmsConfig> {
-    from.one_of("kms.kind", "local", &[("local", ())])?;
-    match (from.path("kms.key_file"), from.master_key()) {
+    let is_aws = from.one_of("kms.kind", "local", &[("local", false), ("aws", true)]);
+    // Asked for whatever the kind, so that every problem is found at once.
+    let key_file = from.path("kms.key_file");
+    let aws = aws::kms(from);
+    if is_aws? {
+        from.refuse_set(&["kms.key_file"], "only with kms.kind = \"local\"");
+        return aws.complete(from).map(KmsConfig::Aws);
+    }
+    from.refuse_set(&aws::KMS, "only with kms.kind = \"aws\"");
+    match (key_file, from.master_key()) {
         (Some(path), None) => Some(KmsConfig::LocalFile { path }),
         (None, Some(text)) => Some(KmsConfig::LocalKey { text }),
         (None, None) => from.refuse("kms.key_file", "needed: the file of master keys, or IBYOK_MASTER_KEY instead"),

@@ -47,6 +47,40 @@ impl Reader {
     pub(super) fn text(&mut self, setting: &'static str, default: &str) -> Option<String> {
         self.take(setting, "text", value::text, || Some(default.to_owned()))
     }
+    /// What need not be given.
+    pub(super) fn opt<T>(
+        &mut self,
+        setting: &'static str,
+        must: &str,
+        parse: impl Fn(&Value) -> Option<T>,
+    ) -> Option<T> {
+        self.take(setting, must, parse, || None)
+    }
+    pub(super) fn region(&mut self, setting: &'static str) -> Option<String> {
+        self.take(setting, "a region such as eu-central-1", value::region, || None)
+    }
+    /// True or false; false, if it is not given.
+    pub(super) fn flag(&mut self, setting: &'static str) -> Option<bool> {
+        self.take(setting, "true or false", value::flag, || Some(false))
+    }
+    /// Adds that `settings` must not be given, for each that is.
+    pub(super) fn refuse_set(&mut self, settings: &[&'static str], why: &str) {
+        for setting in settings {
+            if self.is_set(setting) {
+                self.refuse::<()>(setting, why);
+            }
+        }
+    }
+    /// Whether it is given, right or wrong.
+    fn is_set(&self, setting: &str) -> bool {
+        self.environment.contains_key(&variable(setting)) || find(&self.table, setting).is_some()
+    }
+    /// Adds that it is needed, if it is not given; what is given and wrong is a problem already.
+    pub(super) fn need(&mut self, setting: &'static str, what: &str) {
+        if !self.is_set(setting) {
+            self.refuse::<()>(setting, format!("needed: {what}"));
+        }
+    }
     pub(super) fn texts(&mut self, setting: &'static str) -> Vec<String> {
         self.take(setting, "a list of texts", value::texts, || Some(Vec::new())).unwrap_or_default()
     }
@@ -98,12 +132,8 @@ impl Reader {
         self.take(setting, "a path", value::text, || None).map(|text| base.join(text))
     }
     pub(super) fn needed_path(&mut self, setting: &'static str) -> Option<PathBuf> {
-        let before = self.problems.len();
-        let path = self.path(setting);
-        if path.is_none() && self.problems.len() == before {
-            return self.refuse(setting, "needed: a path");
-        }
-        path
+        self.need(setting, "a path");
+        self.path(setting)
     }
     /// The master key that the environment holds.
     pub(super) fn master_key(&self) -> Option<SecretBytes> {

@@ -105,6 +105,61 @@ fn the_master_key_comes_from_one_place() {
 }
 
 #[test]
+fn the_kms_of_aws_has_its_settings_in_the_file_and_in_the_environment() {
+    const ARN: &str = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd";
+    let with = |kms: &str, environment: &[(&str, &str)]| {
+        parse(&SMALLEST.replace("key_file = \"master.keys\"", &format!("kind = \"aws\"\n{kms}")), environment)
+    };
+    let aws = |kms: &str, environment: &[(&str, &str)]| match with(kms, environment).unwrap().kms {
+        KmsConfig::Aws(config) => config,
+        other => panic!("{other:?}"),
+    };
+    let smallest = aws("key_id = \"alias/vault\"", &[]);
+    assert_eq!((smallest.key_id.as_str(), smallest.aws), ("alias/vault", AwsConfig::default()));
+    assert!(smallest.recovery_regions.is_empty());
+    assert_eq!(aws(&format!("key_id = \"{ARN}\""), &[]).aws.region.as_deref(), Some("eu-west-1"), "the ARN says it");
+
+    let whole = "key_id = \"k\"\nregion = \"eu-west-1\"\nfips = true\ndual_stack = true\n\
+        recovery_regions = [\"us-east-1\", \"us-west-2=https://kms.example\"]";
+    let environment = [
+        ("IBYOK_SERVER_KMS_KEY_ID", "k"),
+        ("IBYOK_SERVER_KMS_REGION", "eu-west-1"),
+        ("IBYOK_SERVER_KMS_FIPS", "true"),
+        ("IBYOK_SERVER_KMS_DUAL_STACK", "true"),
+        ("IBYOK_SERVER_KMS_RECOVERY_REGIONS", "us-east-1, us-west-2=https://kms.example"),
+    ];
+    let whole = aws(whole, &[]);
+    assert_eq!(whole, aws("", &environment));
+    let regions: Vec<_> = whole.recovery_regions.into_iter().collect();
+    let expected = [("us-east-1".to_owned(), None), ("us-west-2".to_owned(), Some("https://kms.example".to_owned()))];
+    assert_eq!(regions, expected);
+    assert!(whole.aws.fips && whole.aws.dual_stack);
+
+    let problem = |kms: &str| with(kms, &[]).unwrap_err().to_string();
+    assert_eq!(problem(""), "kms.key_id: needed: the id, ARN or alias of a KMS key");
+    let line = "kms.region: must be the region in the ARN of kms.key_id, or be left out";
+    assert_eq!(problem(&format!("key_id = \"{ARN}\"\nregion = \"us-east-1\"")), line);
+    let line = "kms.endpoint: either this or kms.fips and kms.dual_stack, not both";
+    assert_eq!(problem("key_id = \"k\"\nfips = true\nendpoint = \"https://kms.example\""), line);
+    for (kms, line) in [
+        ("key_id = \"k\"\nendpoint = \"http://kms.example\"", "kms.endpoint: must be an https URL"),
+        ("key_id = \"k\"\nrecovery_regions = [\"Mars\"]", "kms.recovery_regions: must be a list of regions"),
+        ("key_id = \"a b\"", "kms.key_id: must be the id, ARN or alias"),
+        ("key_id = \"k\"\nfips = \"perhaps\"", "kms.fips: must be true or false"),
+    ] {
+        assert!(problem(kms).starts_with(line), "{}", problem(kms));
+    }
+}
+
+#[test]
+fn settings_of_the_other_kms_are_refused_as_such() {
+    let found = problems(&SMALLEST.replace("[kms]\n", "[kms]\nregion = \"eu-west-1\"\n"), &[]);
+    assert_eq!(found, ["kms.region: only with kms.kind = \"aws\""]);
+    let found = problems(&SMALLEST.replace("[kms]\n", "[kms]\nkind = \"aws\"\nkey_id = \"k\"\n"), &[]);
+    assert_eq!(found, ["kms.key_file: only with kms.kind = \"local\""]);
+}
+
+#[test]
 fn the_default_life_of_a_token_is_at_most_the_longest() {
     let found = problems(&format!("{SMALLEST}[tokens]\nttl_longest = \"30m\"\n"), &[]);
     assert_eq!(found, ["tokens.ttl_default: at most tokens.ttl_longest"]);
@@ -155,11 +210,81 @@ proptest::proptest! {
     }
 }
 
+const DYNAMODB: &str = r#"
+[tls]
+cert = "server.pem"
+key = "server.key"
+client_ca = "ca.pem"
+[kms]
+key_file = "master.keys"
+[store]
+kind = "dynamodb"
+"#;
+
+#[test]
+fn a_table_of_dynamodb_is_named_and_placed() {
+    let with = |store: &str| parse(&format!("{DYNAMODB}{store}"), &[]);
+    let table = |store| match with(store).unwrap().store {
+        StoreConfig::DynamoDb { table, kms_key, aws } => (table, kms_key, aws),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(table("table = \"ibyok\""), ("ibyok".into(), None, AwsConfig::default()));
+    let all =
+        "table = \"i.b_y-ok\"\nregion = \"eu-central-1\"\nfips = true\ndual_stack = true\nkms_key = \"alias/vault\"";
+    let aws = AwsConfig { region: Some("eu-central-1".into()), endpoint: None, fips: true, dual_stack: true };
+    assert_eq!(table(all), ("i.b_y-ok".into(), Some("alias/vault".into()), aws));
+    let (_, _, aws) = table("table = \"ibyok\"\nendpoint = \"http://127.0.0.1:8000\"");
+    assert_eq!(aws.endpoint.as_deref(), Some("http://127.0.0.1:8000"));
+
+    let environment = [("IBYOK_SERVER_STORE_TABLE", "there"), ("IBYOK_SERVER_STORE_FIPS", "true")];
+    let config = parse(DYNAMODB, &environment).unwrap();
+    assert!(matches!(config.store, StoreConfig::DynamoDb { table, aws, .. } if table == "there" && aws.fips));
+
+    let problem = |store: &str| with(store).unwrap_err().to_string();
+    assert_eq!(problem(""), "store.table: needed: the table's name");
+    assert_eq!(problem("table = \"ibyok\"\npath = \"vault.db\""), "store.path: only with store.kind = \"sqlite\"");
+    for (setting, bad) in [
+        ("table", "\"no\""),
+        ("table", "\"a table\""),
+        ("region", "\"Frankfurt\""),
+        ("endpoint", "\"127.0.0.1:8000\""),
+        ("endpoint", "\"https://user:secret@host\""),
+        ("endpoint", "\"ftp://host\""),
+        ("fips", "\"yes\""),
+        ("dual_stack", "1"),
+    ] {
+        let others = if setting == "table" { "" } else { "table = \"ibyok\"\n" };
+        let said = problem(&format!("{others}{setting} = {bad}"));
+        assert!(said.starts_with(&format!("store.{setting}: must be ")) && said.lines().count() == 1, "{said}");
+    }
+    let both = problem("table = \"ibyok\"\nendpoint = \"http://127.0.0.1:8000\"\nfips = true");
+    assert_eq!(both, "store.endpoint: either this or store.fips and store.dual_stack, not both");
+}
+
+#[test]
+fn a_file_takes_no_settings_of_a_table() {
+    let text = SMALLEST.replace("[store]\n", "[store]\ntable = \"ibyok\"\nfips = false\n");
+    let only = "only with store.kind = \"dynamodb\"";
+    assert_eq!(problems(&text, &[]), [format!("store.table: {only}"), format!("store.fips: {only}")]);
+}
+
 /// Those that are no paths: a path in the file is relative to it.
-const SETTINGS: [&str; 20] = [
+const SETTINGS: [&str; 32] = [
     "listen",
     "store.kind",
+    "store.table",
+    "store.region",
+    "store.endpoint",
+    "store.fips",
+    "store.dual_stack",
+    "store.kms_key",
     "kms.kind",
+    "kms.key_id",
+    "kms.region",
+    "kms.endpoint",
+    "kms.fips",
+    "kms.dual_stack",
+    "kms.recovery_regions",
     "tokens.issuer",
     "tokens.ttl_default",
     "tokens.ttl_longest",

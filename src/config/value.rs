@@ -8,6 +8,27 @@ pub(super) fn text(value: &Value) -> Option<String> {
     value.as_str().map(str::to_owned).filter(|text| !text.is_empty())
 }
 
+/// A table of DynamoDB.
+pub(super) fn table(value: &Value) -> Option<String> {
+    let is_part = |it: u8| it.is_ascii_alphanumeric() || b"_-.".contains(&it);
+    text(value).filter(|name| (3..=255).contains(&name.len()) && name.bytes().all(is_part))
+}
+
+/// A region of AWS.
+pub(super) fn region(value: &Value) -> Option<String> {
+    let is_part = |it: u8| it.is_ascii_lowercase() || it.is_ascii_digit() || it == b'-';
+    text(value).filter(|name| name.len() <= 64 && name.bytes().all(is_part))
+}
+
+/// True or false; the environment writes it as text.
+pub(super) fn flag(value: &Value) -> Option<bool> {
+    match value {
+        Value::Boolean(flag) => Some(*flag),
+        Value::String(text) => text.parse().ok(),
+        _ => None,
+    }
+}
+
 /// A whole number; the environment writes it as text.
 pub(super) fn number(value: &Value) -> Option<u32> {
     match value {

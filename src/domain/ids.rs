@@ -87,7 +87,7 @@ impl OrgId {
     /// `orgs/{org}`.
     #[must_use]
     pub fn full_name(&self) -> String {
-        format!("orgs/{self}")
+        ["orgs/", &self.0].concat()
     }
     /// Parses a parent: `orgs/{org}`, the bare id, or empty for `own`.
     ///
@@ -202,20 +202,28 @@ impl<R: Resource> Name<R> {
     /// When it is neither.
     pub fn parse(field: &'static str, text: &str, own: &OrgId) -> Result<Self, InvalidInput> {
         let bad = || InvalidInput::new(field, R::SHAPE);
-        match text.split('/').collect::<Vec<_>>().as_slice() {
-            [id] => Ok(Self { org: own.clone(), id: R::parse_id(field, id)? }),
-            ["orgs", org, collection, id] if *collection == R::COLLECTION => Ok(Self {
+        let mut parts = text.split('/');
+        let parts: [_; 5] = std::array::from_fn(|_| parts.next());
+        match parts {
+            [Some(id), None, ..] => Ok(Self { org: own.clone(), id: R::parse_id(field, id)? }),
+            [Some("orgs"), Some(org), Some(collection), Some(id), None] if collection == R::COLLECTION => Ok(Self {
                 org: OrgId::parse(field, org).map_err(|_| bad())?,
                 id: R::parse_id(field, id).map_err(|_| bad())?,
             }),
             _ => Err(bad()),
         }
     }
+
+    /// The full name. What `to_string` gives, made in one piece: it stands in every record.
+    #[must_use]
+    pub fn full_name(&self) -> String {
+        ["orgs/", self.org.as_str(), "/", R::COLLECTION, "/", self.id.id()].concat()
+    }
 }
 
 impl<R: Resource> fmt::Display for Name<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "orgs/{}/{}/{}", self.org, R::COLLECTION, self.id.id())
+        f.write_str(&self.full_name())
     }
 }
 

@@ -139,10 +139,42 @@ fn parse_network(text: &str) -> Option<IpNet> {
     Some(network.trunc())
 }
 
-/// SHA-256 of the grants' canonical bytes: each list prefixed by its count, each text by its
-/// length. It ties a token's claims to the grants of its record.
-#[must_use]
-pub fn grants_sha256(grants: &[Grant]) -> [u8; 32] {
+/// What a token may do. Its hash is made once: each call compares it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grants {
+    grants: Vec<Grant>,
+    sha256: [u8; 32],
+}
+
+impl Grants {
+    /// SHA-256 of their canonical bytes: each list prefixed by its count, each text by its length. It
+    /// ties a token's claims to the grants of its record.
+    #[must_use]
+    pub const fn sha256(&self) -> &[u8; 32] {
+        &self.sha256
+    }
+    /// The grants by themselves.
+    #[must_use]
+    pub fn into_vec(self) -> Vec<Grant> {
+        self.grants
+    }
+}
+
+impl From<Vec<Grant>> for Grants {
+    fn from(grants: Vec<Grant>) -> Self {
+        let sha256 = sha256_of(&grants);
+        Self { grants, sha256 }
+    }
+}
+
+impl std::ops::Deref for Grants {
+    type Target = [Grant];
+    fn deref(&self) -> &[Grant] {
+        &self.grants
+    }
+}
+
+fn sha256_of(grants: &[Grant]) -> [u8; 32] {
     let mut bytes = Vec::new();
     let bytes = &mut bytes;
     list(bytes, grants, |bytes, grant| {
@@ -189,7 +221,7 @@ pub struct TokenRecord {
     /// For people; at most 256 bytes.
     pub description: String,
     /// What it may do.
-    pub grants: Vec<Grant>,
+    pub grants: Grants,
     /// LIVE or MOCK.
     pub mode: TokenMode,
     /// What it is bound to.
@@ -345,8 +377,7 @@ mod tests {
             ..text()
         })
         .unwrap();
-        let mut hashes =
-            std::collections::BTreeSet::from([grants_sha256(&[]), grants_sha256(std::slice::from_ref(&base))]);
+        let mut hashes = std::collections::BTreeSet::from([sha256_of(&[]), sha256_of(std::slice::from_ref(&base))]);
         let mut changed = vec![vec![base.clone(), base.clone()]];
         changed.push(vec![Grant { scopes: vec![Scope::KeysList], ..base.clone() }]);
         changed.push(vec![Grant { resources: base.resources[..1].to_vec(), ..base.clone() }]);
@@ -354,7 +385,7 @@ mod tests {
         changed.push(vec![Grant { environments: vec![], ..base.clone() }]);
         changed.push(vec![Grant { client_cidrs: vec![], ..base }]);
         for grants in &changed {
-            assert!(hashes.insert(grants_sha256(grants)));
+            assert!(hashes.insert(sha256_of(grants)));
         }
     }
 }

@@ -1,9 +1,11 @@
-//! `grpc.health.v1`: SERVING while audit records can be written and the server is not draining.
-//! All services share one status, for they share what they stand on.
+//! `grpc.health.v1`: SERVING while audit records can be written and the server is not draining; for
+//! the services that release provider keys also while the KMS can be used. The server as a whole
+//! stays SERVING without a KMS: its other services work, and who asks for a key gets a refusal that
+//! says why, instead of no connection.
 
 use std::pin::Pin;
 
-use futures_util::{Stream, StreamExt as _};
+use futures_util::{Stream, StreamExt as _, stream};
 use tokio::sync::watch;
 use tokio_stream::wrappers::WatchStream;
 use tonic::{Request, Response, Status};
@@ -15,22 +17,51 @@ use tonic_health::pb::{
 
 use super::{MESSAGE_MAX, entry::Connection};
 
-/// The health service for services of these full names, and for the server as a whole (the empty
-/// name); the composition root tells it whether calls are served now.
+/// What the composition root tells health.
+#[derive(Clone, Debug)]
+pub struct Condition {
+    /// Whether calls are served now.
+    pub serving: watch::Receiver<bool>,
+    /// Whether the KMS can be used now.
+    pub kms: watch::Receiver<bool>,
+}
+
+/// The health service for the server as a whole (the empty name) and for services of these full
+/// names, those that release provider keys apart.
 #[must_use]
-pub fn service(names: &'static [&'static str], serving: watch::Receiver<bool>) -> HealthServer<impl Health> {
-    HealthServer::new(Reports { names, serving }).max_decoding_message_size(MESSAGE_MAX)
+pub fn service(
+    names: &'static [&'static str],
+    releasing: &'static [&'static str],
+    condition: Condition,
+) -> HealthServer<impl Health> {
+    HealthServer::new(Reports { names, releasing, condition }).max_decoding_message_size(MESSAGE_MAX)
 }
 
 #[derive(Debug)]
 struct Reports {
     names: &'static [&'static str],
-    serving: watch::Receiver<bool>,
+    releasing: &'static [&'static str],
+    condition: Condition,
 }
 
 impl Reports {
-    fn knows(&self, service: &str) -> bool {
-        service.is_empty() || self.names.contains(&service)
+    /// None: no such service.
+    fn asked(&self, service: &str) -> Option<Asked> {
+        let needs_kms = self.releasing.contains(&service);
+        let is_known = needs_kms || service.is_empty() || self.names.contains(&service);
+        is_known.then(|| Asked { condition: self.condition.clone(), needs_kms })
+    }
+}
+
+struct Asked {
+    condition: Condition,
+    needs_kms: bool,
+}
+
+impl Asked {
+    fn now(&self) -> ServingStatus {
+        let Condition { serving, kms } = &self.condition;
+        status(*serving.borrow() && (!self.needs_kms || *kms.borrow()))
     }
 }
 
@@ -44,19 +75,22 @@ fn status(is_serving: bool) -> ServingStatus {
 #[tonic::async_trait]
 impl Health for Reports {
     async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
-        if !self.knows(&request.get_ref().service) {
-            return Err(Status::not_found("no such service"));
-        }
-        Ok(Response::new(answer(status(*self.serving.borrow()))))
+        let asked = self.asked(&request.get_ref().service).ok_or_else(|| Status::not_found("no such service"))?;
+        Ok(Response::new(answer(asked.now())))
     }
 
     type WatchStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
 
     async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let is_known = self.knows(&request.get_ref().service);
+        let asked = self.asked(&request.get_ref().service);
         let ending = request.extensions().get::<Connection>().map(|connection| connection.ending.clone());
-        let changes = WatchStream::new(self.serving.clone()).map(move |is_serving| {
-            Ok(answer(if is_known { status(is_serving) } else { ServingStatus::ServiceUnknown }))
+        let Condition { serving, kms } = self.condition.clone();
+        let turns = stream::select(WatchStream::new(serving), WatchStream::new(kms));
+        let mut last = None;
+        let changes = turns.filter_map(move |_| {
+            let now = asked.as_ref().map_or(ServingStatus::ServiceUnknown, Asked::now);
+            let is_new = last.replace(now) != Some(now);
+            std::future::ready(is_new.then(|| Ok(answer(now))))
         });
         let end = async move {
             match ending {

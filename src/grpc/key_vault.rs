@@ -1,11 +1,12 @@
 //! `ibyok.v1.KeyVault`.
 
+use futures_util::StreamExt as _;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     convert::{
         self,
-        bulk::{batch_name, batch_retrieved},
+        bulk::{batch_name, batch_retrieved, rewrap, rewrapped},
         key::{
             candidate, create_key, key, key_update, key_version, list_keys, opt_duration, parse_scheme, provider,
             retrieved, secret, warnings,
@@ -313,7 +314,12 @@ impl KeyVault for KeyVaultService {
     }
 
     async fn rewrap_keys(&self, request: Request<pb::RewrapKeysRequest>) -> Answer<Self::RewrapKeysStream> {
-        self.gate.stream(request, |_, _| async { none() }).await
+        let vault = self.vault.clone();
+        let run = move |call: Call, message| async move {
+            let request = rewrap(&call, message)?;
+            Ok(vault.rewrap(call, request).await?.map(|report| report.map(rewrapped)))
+        };
+        self.gate.stream(request, run).await
     }
 
     async fn list_key_consumers(

@@ -146,6 +146,7 @@ mod tests {
     const NAMELESS: &[&str] = &[
         "KeyVault/ListKeys",
         "KeyVault/BatchRetrieveKeys",
+        "KeyVault/RewrapKeys",
         "KeyVault/DetectProvider",
         "KeyVault/ListProviders",
         "KeyVault/GetUsage",

@@ -228,7 +228,7 @@ impl KeyWrapper for LocalKeyWrapper {
     ) -> PortFuture<'a, Result<WrappedDataKey, KmsError>> {
         Box::pin(async move { self.wrap(&self.open(wrapped, context)?, context, to_key) })
     }
-    fn status(&self, _deadline: Deadline) -> PortFuture<'_, Result<String, KmsError>> {
+    fn status(&self, _deadline: Deadline) -> PortFuture<'_, Result<String, String>> {
         let count = self.keys.len();
         let keys = if count == 1 { "1 master key".to_owned() } else { format!("{count} master keys") };
         Box::pin(async move { Ok(format!("local ring of {keys}, primary {}", self.primary.0)) })

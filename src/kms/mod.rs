@@ -8,6 +8,7 @@ use crate::domain::{
     secret::{DataKey, EncryptionContext, KmsKeyId, WrappedDataKey},
 };
 
+pub mod aws;
 pub mod fake;
 pub mod local;
 
@@ -64,6 +65,6 @@ pub trait KeyWrapper: Send + Sync + fmt::Debug {
         to_key: &'a KmsKeyId,
         deadline: Deadline,
     ) -> PortFuture<'a, Result<WrappedDataKey, KmsError>>;
-    /// Whether it answers, in a sentence without secrets, for status and health.
-    fn status(&self, deadline: Deadline) -> PortFuture<'_, Result<String, KmsError>>;
+    /// Whether its primary key can be used, or what is wrong: in a sentence for people, without secrets.
+    fn status(&self, deadline: Deadline) -> PortFuture<'_, Result<String, String>>;
 }

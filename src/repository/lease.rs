@@ -1,13 +1,10 @@
 //! Leases: who alone may do the work of a role. The term's row changes only on takeover, and every
 //! write under a lease Checks its revision, so that a holder who was overtaken writes nothing more.
-//!
-//! On an exclusive store a starting server takes the lease at once. On a shared one a lease is
-//! taken over only when `role#BEAT` has stood still for longer than its holder beats; until that is
-//! built, nobody takes one there.
+//! Whether a lease may be taken over, [`replicas`](super::replicas) knows.
 
 use super::{
     fields::Builder,
-    records::{Expected, Records},
+    records::{Expected, Records, Verified},
 };
 use crate::{
     domain::{
@@ -18,7 +15,7 @@ use crate::{
 };
 
 /// What a lease is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
     /// Orders the audit log and keeps what is projected from it.
     Sequencer,
@@ -29,7 +26,8 @@ pub enum Role {
 }
 
 impl Role {
-    fn term(self) -> ItemKey {
+    /// Where its term stands.
+    pub(super) fn term(self) -> ItemKey {
         let role = match self {
             Self::Sequencer => "sequencer",
             Self::Janitor => "janitor",
@@ -47,7 +45,7 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// Begins a new term of `role` for `holder`; None where somebody else may still hold it.
+    /// Begins a new term of `role` for `holder`, whoever had the one before.
     ///
     /// # Errors
     /// STORE_UNAVAILABLE, RECORD_REJECTED; WRITE_CONFLICT when somebody else was faster.
@@ -57,17 +55,28 @@ impl Lease {
         role: Role,
         holder: &str,
         deadline: Deadline,
-    ) -> Result<Option<Self>, Failure> {
-        if !records.store().is_exclusive() {
-            return Ok(None);
-        }
+    ) -> Result<Self, Failure> {
+        let current = records.get_verified(role.term(), deadline).await?;
+        Self::follow(records, entropy, role, holder, current.as_ref(), deadline).await
+    }
+    /// Begins the term that follows `last`, which was read before.
+    ///
+    /// # Errors
+    /// STORE_UNAVAILABLE; WRITE_CONFLICT when somebody else was faster.
+    pub(super) async fn follow(
+        records: &Records,
+        entropy: &dyn Entropy,
+        role: Role,
+        holder: &str,
+        last: Option<&Verified>,
+        deadline: Deadline,
+    ) -> Result<Self, Failure> {
         let key = role.term();
-        let current = records.get_verified(key.clone(), deadline).await?;
-        let expected = current.map_or(Expected::Absent, |row| Expected::Revision(row.revision()));
+        let expected = last.map_or(Expected::Absent, |row| Expected::Revision(row.revision()));
         let row = NewItem::new(key.clone(), Builder::new().text("holder", holder).build());
         // Where it is not known whether that happened, the next attempt begins a term of its own.
         records.commit(entropy, vec![records.put(row, expected)], deadline).await?;
-        Ok(Some(Self { key, revision: expected.next_revision() }))
+        Ok(Self { key, revision: expected.next_revision() })
     }
     /// Demands that this term is still the last: part of every write under the lease.
     #[must_use]

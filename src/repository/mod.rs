@@ -12,5 +12,6 @@ pub mod lease;
 pub mod orgs;
 pub mod projection;
 pub mod records;
+pub mod replicas;
 pub mod tokens;
 pub mod usage;

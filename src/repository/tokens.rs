@@ -30,8 +30,12 @@ const EPOCH_COPIES: &str = "0123456789abcdef";
 fn sha256_hex(text: &str) -> String {
     HEXLOWER.encode(digest::digest(&digest::SHA256, text.as_bytes()).as_ref())
 }
-fn partition(org: &OrgId, token: &TokenId) -> String {
-    format!("O#{org}#T#{}", sha256_hex(token.as_str()))
+fn partition(org: &OrgId, hash: &str) -> String {
+    ["O#", org.as_str(), "#T#", hash].concat()
+}
+/// The copy of the epoch that a token of this hash looks at.
+fn epoch_copy(org: &OrgId, hash: &str) -> ItemKey {
+    ItemKey::new(["O#", org.as_str(), "#E#", hash.get(..1).unwrap_or_default()].concat(), "EPOCH")
 }
 fn listing(org: &OrgId) -> String {
     format!("O#{org}#TOKENS")
@@ -40,24 +44,29 @@ fn listing(org: &OrgId) -> String {
 /// Where the record of `token` lives.
 #[must_use]
 pub fn item_key(org: &OrgId, token: &TokenId) -> ItemKey {
-    ItemKey::new(partition(org, token), "META")
+    ItemKey::new(partition(org, &sha256_hex(token.as_str())), "META")
 }
 /// Where the uses of `token` are counted, where it has uses_max.
 #[must_use]
 pub fn uses_key(org: &OrgId, token: &TokenId) -> ItemKey {
-    ItemKey::new(partition(org, token), "USES")
+    ItemKey::new(partition(org, &sha256_hex(token.as_str())), "USES")
 }
 /// Where the record of `subject` lives.
 #[must_use]
 pub fn subject_key(org: &OrgId, subject: &Subject) -> ItemKey {
-    ItemKey::new(format!("O#{org}#S#{}", sha256_hex(subject.as_str())), "SUBJ")
+    ItemKey::new(["O#", org.as_str(), "#S#", &sha256_hex(subject.as_str())].concat(), "SUBJ")
 }
 /// Where the copy of `org`'s epoch lives that `token` looks at: chosen by the token's hash, so
 /// that one partition does not carry every call of the organization.
 #[must_use]
 pub fn epoch_key(org: &OrgId, token: &TokenId) -> ItemKey {
-    let copy: String = sha256_hex(token.as_str()).chars().take(1).collect();
-    ItemKey::new(format!("O#{org}#E#{copy}"), "EPOCH")
+    epoch_copy(org, &sha256_hex(token.as_str()))
+}
+/// [`item_key`] and [`epoch_key`] at once: every call needs both.
+#[must_use]
+pub fn item_and_epoch_keys(org: &OrgId, token: &TokenId) -> [ItemKey; 2] {
+    let hash = sha256_hex(token.as_str());
+    [ItemKey::new(partition(org, &hash), "META"), epoch_copy(org, &hash)]
 }
 /// Where all copies of `org`'s epoch live.
 #[must_use]
@@ -76,7 +85,7 @@ pub fn decode(item: &Verified) -> Result<TokenRecord, Failure> {
         id: parsed("id", TokenId::parse("id", item.text("id")?))?,
         subject: parsed("subject", Subject::parse("subject", item.text("subject")?))?,
         description: item.text("description")?.to_owned(),
-        grants: grants::decode(&item.maps("grants")?, &org)?,
+        grants: grants::decode(&item.maps("grants")?, &org)?.into(),
         mode: TokenMode::from_text(item.text("mode")?).ok_or_else(|| rejected("mode"))?,
         confirmation: match item.opt_bytes("certificate")? {
             Some(_) => Confirmation::Certificate(item.array("certificate")?),

@@ -2,18 +2,25 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use super::{ServerError, Sources};
+use super::{PATIENCE, ServerError, Sources};
 use crate::{
-    config::{ArchiveConfig, AuditConfig, Config, KmsConfig, ProviderConfig, StoreConfig},
+    aws,
+    config::{ArchiveConfig, AuditConfig, AwsConfig, AwsKmsConfig, Config, KmsConfig, ProviderConfig, StoreConfig},
     domain::{
         clock::{Clock, Timestamp},
         provider::Providers,
+        secret::KmsKeyId,
     },
-    kms::{KeyWrapper, local::LocalKeyWrapper},
+    kms::{
+        KeyWrapper,
+        aws::{AwsKeyWrapper, Keys, Unfit},
+        local::LocalKeyWrapper,
+    },
     repository::audit::archive::Directory,
     service::sealing::Sealer,
     store::{
         ItemStore,
+        dynamodb::{DynamoStore, TableError, TableSettings},
         sqlite::{OpenError, SqliteStore},
     },
 };
@@ -22,59 +29,133 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(super) enum Store {
     Sqlite(Arc<SqliteStore>),
+    DynamoDb(Arc<DynamoStore>),
 }
 
 type OpenSqlite = fn(&Path, Arc<dyn Clock>) -> Result<SqliteStore, OpenError>;
 
 impl Store {
     /// The store of a vault that is there; where there is none, nothing is made.
-    pub(super) fn open(config: &StoreConfig, sources: &Sources) -> Result<Self, ServerError> {
-        Self::of(config, sources, SqliteStore::open)
+    pub(super) async fn open(config: &StoreConfig, sources: &Sources) -> Result<Self, ServerError> {
+        Self::of(config, sources, SqliteStore::open).await
     }
-    /// The store that `init` makes a vault in: a new one, if there is none.
-    pub(super) fn open_or_make(config: &StoreConfig, sources: &Sources) -> Result<Self, ServerError> {
-        Self::of(config, sources, SqliteStore::open_or_make)
+    /// The store that `init` makes a vault in: a new file, if there is none. A table is there before:
+    /// making one is a command of its own.
+    pub(super) async fn open_or_make(config: &StoreConfig, sources: &Sources) -> Result<Self, ServerError> {
+        Self::of(config, sources, SqliteStore::open_or_make).await
     }
-    fn of(config: &StoreConfig, sources: &Sources, open: OpenSqlite) -> Result<Self, ServerError> {
-        let StoreConfig::Sqlite { path } = config;
-        let store = open(path, Arc::clone(&sources.clock)).map_err(|error| match error {
-            OpenError::Absent(path) => ServerError::NoVault(path),
-            error => ServerError::setting("store.path", error),
-        })?;
-        Ok(Self::Sqlite(Arc::new(store)))
+    async fn of(config: &StoreConfig, sources: &Sources, open: OpenSqlite) -> Result<Self, ServerError> {
+        match config {
+            StoreConfig::Sqlite { path } => {
+                let store = open(path, Arc::clone(&sources.clock)).map_err(|error| match error {
+                    OpenError::Absent(path) => ServerError::NoVault(path),
+                    error => ServerError::setting("store.path", error),
+                })?;
+                Ok(Self::Sqlite(Arc::new(store)))
+            }
+            StoreConfig::DynamoDb { table, kms_key, aws } => {
+                let store = dynamodb((table, kms_key.as_ref()), aws, sources).await;
+                check_table(&store, sources).await?;
+                Ok(Self::DynamoDb(Arc::new(store)))
+            }
+        }
     }
     pub(super) fn port(&self) -> Arc<dyn ItemStore> {
-        let Self::Sqlite(store) = self;
-        Arc::<SqliteStore>::clone(store)
+        match self {
+            Self::Sqlite(store) => Arc::<SqliteStore>::clone(store),
+            Self::DynamoDb(store) => Arc::<DynamoStore>::clone(store),
+        }
     }
-    /// Deletes some of what expired before `now`; answers whether there may be more.
+    /// Deletes some of what expired before `now`; answers whether there may be more. DynamoDB does it
+    /// by itself.
     pub(super) async fn sweep(&self, now: Timestamp) -> Result<bool, crate::store::StoreError> {
         const AT_ONCE: usize = 500;
-        let Self::Sqlite(store) = self;
-        store.sweep_expired(now, AT_ONCE).await.map(|swept| swept == AT_ONCE)
+        match self {
+            Self::Sqlite(store) => store.sweep_expired(now, AT_ONCE).await.map(|swept| swept == AT_ONCE),
+            Self::DynamoDb(_) => Ok(false),
+        }
     }
     pub(super) async fn close(&self) {
-        let Self::Sqlite(store) = self;
+        let Self::Sqlite(store) = self else { return };
         if let Err(error) = store.close().await {
             tracing::warn!(%error, "the store was not closed cleanly; the next start completes it");
         }
     }
 }
 
-pub(super) fn sealer(config: &KmsConfig, sources: &Sources) -> Result<Sealer, ServerError> {
-    let entropy = || Arc::clone(&sources.entropy);
-    let wrapper = match config {
-        KmsConfig::LocalFile { path } => {
-            LocalKeyWrapper::from_file(path, entropy()).map_err(|error| ServerError::setting("kms.key_file", error))?
+/// The table's store, not looked at yet.
+pub(super) async fn dynamodb(
+    (table, kms_key): (&str, Option<&String>),
+    aws: &AwsConfig,
+    sources: &Sources,
+) -> DynamoStore {
+    let sdk = sdk_config(aws, sources).await;
+    let table = TableSettings { name: table.to_owned(), kms_key: kms_key.cloned() };
+    DynamoStore::new(&sdk, table, Arc::clone(&sources.clock), Arc::clone(&sources.entropy))
+}
+
+/// What an AWS client is made from.
+async fn sdk_config(config: &AwsConfig, sources: &Sources) -> aws_config::SdkConfig {
+    let AwsConfig { region, endpoint, fips, dual_stack } = config.clone();
+    let sdk = aws::sdk_config(&aws::Settings { region, endpoint, fips, dual_stack }).await;
+    match &sources.aws_keys {
+        Some(keys) => keys.of(sdk),
+        None => sdk,
+    }
+}
+
+/// Refuses a table that no vault can use.
+async fn check_table(store: &DynamoStore, sources: &Sources) -> Result<(), ServerError> {
+    let report = store.inspect(sources.clock.deadline(PATIENCE)).await.map_err(table_error)?;
+    for warning in &report.warnings {
+        tracing::warn!("store.table: {warning}");
+    }
+    if report.problems.is_empty() {
+        return Ok(());
+    }
+    let problems = report.problems.join("; ");
+    Err(ServerError::setting("store.table", format!("{problems}; see `ibyok-server table check --config FILE`")))
+}
+
+/// A table that is not there, or that AWS does not let this server see.
+pub(super) fn table_error(error: TableError) -> ServerError {
+    match error {
+        TableError::Absent(_) => {
+            let hint = "correct store.table or store.region, or make it with `ibyok-server table create --config FILE`";
+            ServerError::setting("store.table", format!("{error}: {hint}"))
         }
+        TableError::Unavailable(cause) => ServerError::setting("store", cause),
+    }
+}
+
+/// The KMS that the settings name, whose primary key can be used.
+pub(super) async fn sealer(config: &KmsConfig, sources: &Sources) -> Result<Sealer, ServerError> {
+    let entropy = || Arc::clone(&sources.entropy);
+    let wrapper: Arc<dyn KeyWrapper> = match config {
+        KmsConfig::LocalFile { path } => Arc::new(
+            LocalKeyWrapper::from_file(path, entropy()).map_err(|error| ServerError::setting("kms.key_file", error))?,
+        ),
         KmsConfig::LocalKey { text } => {
             let text = std::str::from_utf8(text.expose_secret()).unwrap_or_default();
-            LocalKeyWrapper::from_hex(text, entropy())
-                .map_err(|_| ServerError::setting("IBYOK_MASTER_KEY", "must be 64 hex digits"))?
+            let wrapper = LocalKeyWrapper::from_hex(text, entropy());
+            Arc::new(wrapper.map_err(|_| ServerError::setting("IBYOK_MASTER_KEY", "must be 64 hex digits"))?)
         }
+        KmsConfig::Aws(config) => Arc::new(aws_kms(config, sources).await.map_err(unfit)?),
     };
-    let wrapper: Arc<dyn KeyWrapper> = Arc::new(wrapper);
     Ok(Sealer::new(wrapper, entropy()))
+}
+
+async fn aws_kms(config: &AwsKmsConfig, sources: &Sources) -> Result<AwsKeyWrapper, Unfit> {
+    let sdk = sdk_config(&config.aws, sources).await;
+    let keys = Keys { primary: KmsKeyId(config.key_id.clone()), recovery: config.recovery_regions.clone() };
+    let wrapper = AwsKeyWrapper::new(&sdk, keys, Arc::clone(&sources.clock))?;
+    let found = wrapper.check(sources.clock.deadline(PATIENCE)).await?;
+    tracing::info!("{found}");
+    Ok(wrapper)
+}
+
+fn unfit(unfit: Unfit) -> ServerError {
+    ServerError::setting(unfit.setting, unfit.problem)
 }
 
 /// The embedded provider table, and what the settings add to it.
@@ -93,15 +174,16 @@ pub(super) fn archive(config: &AuditConfig) -> Result<Option<(Directory, Duratio
 }
 
 /// Looks at everything that the settings name, and opens nothing for writing.
-pub(super) fn problems(config: &Config, sources: &Sources) -> Vec<ServerError> {
+pub(super) async fn problems(config: &Config, sources: &Sources) -> Vec<ServerError> {
     let mut problems = Vec::new();
-    problems.extend(sealer(&config.kms, sources).err());
+    problems.extend(sealer(&config.kms, sources).await.err());
     problems.extend(providers(&config.providers).err());
     problems.extend(archive(&config.audit).err());
-    let StoreConfig::Sqlite { path } = &config.store;
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    if directory.is_some_and(|directory| !directory.is_dir()) {
-        problems.push(ServerError::setting("store.path", "its directory does not exist"));
+    if let StoreConfig::Sqlite { path } = &config.store {
+        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        if directory.is_some_and(|directory| !directory.is_dir()) {
+            problems.push(ServerError::setting("store.path", "its directory does not exist"));
+        }
     }
     problems
 }

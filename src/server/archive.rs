@@ -64,8 +64,8 @@ fn tell(report: &Report, out: &mut impl Write) -> std::io::Result<()> {
 
 /// The roots in the store that `config` names.
 async fn roots(config: &Config, sources: &Sources) -> Result<Vec<Root>, ServerError> {
-    let sealer = adapters::sealer(&config.kms, sources)?;
-    let store = Store::open(&config.store, sources)?;
+    let sealer = adapters::sealer(&config.kms, sources).await?;
+    let store = Store::open(&config.store, sources).await?;
     let deadline = sources.clock.deadline(PATIENCE);
     let (clock, entropy) = (Arc::clone(&sources.clock), Arc::clone(&sources.entropy));
     let found = async {

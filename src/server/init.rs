@@ -33,8 +33,8 @@ pub async fn init(config: &Config, init: &Init, sources: &Sources) -> Result<(),
     if init.org.is_system() {
         return Err(ServerError::setting("--org", "another name than system, which is made anyway"));
     }
-    let sealer = adapters::sealer(&config.kms, sources)?;
-    let store = Store::open_or_make(&config.store, sources)?;
+    let sealer = adapters::sealer(&config.kms, sources).await?;
+    let store = Store::open_or_make(&config.store, sources).await?;
     let deadline = sources.clock.deadline(PATIENCE);
     let (clock, entropy) = (Arc::clone(&sources.clock), Arc::clone(&sources.entropy));
     let made = match Keyring::create(store.port(), sealer.clone(), entropy, clock, deadline).await {

@@ -7,6 +7,7 @@ pub mod dev;
 pub mod init;
 pub mod rebuild;
 mod services;
+pub mod table;
 mod tasks;
 mod tokens;
 mod vault;
@@ -18,6 +19,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{adapters::Store, tasks::Tasks, tokens::Tokens, vault::Vault};
 use crate::{
+    aws::Keys,
     config::Config,
     domain::{
         clock::{Clock, Entropy, SystemClock, SystemEntropy},
@@ -26,6 +28,7 @@ use crate::{
     grpc::{
         entry::Recorder,
         gate::Gate,
+        health::Condition,
         layers::{Front, FrontLimits, FrontParts, Rate, Share},
         listener::{
             ConnectionLimits, Listener,
@@ -40,7 +43,7 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Where time and randomness come from, and where the records of retrievals go; tests bring their own
-/// clock, one measurement a log that keeps nothing.
+/// clock and keys of AWS, one measurement a log that keeps nothing.
 #[derive(Clone, Debug)]
 pub struct Sources {
     /// Time.
@@ -49,11 +52,13 @@ pub struct Sources {
     pub entropy: Arc<dyn Entropy>,
     /// Where the records of single retrievals go: into the log, in production.
     pub sink: Sink,
+    /// Credentials of AWS in place of those that its default chain finds.
+    pub aws_keys: Option<Keys>,
 }
 
 impl Default for Sources {
     fn default() -> Self {
-        Self { clock: Arc::new(SystemClock), entropy: Arc::new(SystemEntropy), sink: Sink::Log }
+        Self { clock: Arc::new(SystemClock), entropy: Arc::new(SystemEntropy), sink: Sink::Log, aws_keys: None }
     }
 }
 
@@ -205,7 +210,8 @@ fn listener(
     let gate = Gate::new(Arc::clone(&recorder), Arc::clone(&clock), handlers.clone());
     let (not_after, keep_not_after) = services::certificate_expiry(trust.clone());
     tasks.spawn(keep_not_after);
-    let routes = services::routes(vault, config, &gate, serving.subscribe(), not_after)?;
+    let condition = Condition { serving: serving.subscribe(), kms: tasks.kms() };
+    let routes = services::routes(vault, config, &gate, condition, not_after)?;
     let tokens = Tokens::new(&config.tokens, Arc::clone(&vault.parts.keyring), Arc::clone(&clock));
     let parts =
         FrontParts { tokens: Arc::new(tokens), recorder, clock: Arc::clone(&clock), limits: front_limits(config) };

@@ -40,15 +40,16 @@ use crate::{
 };
 
 /// The services whose health is reported by name.
-const NAMES: &[&str] =
-    &["ibyok.v1.KeyVault", "ibyok.v1.KeyGroups", "ibyok.v1.Tokens", "ibyok.v1.Audit", "ibyok.v1.Admin"];
+const NAMES: &[&str] = &["ibyok.v1.Tokens", "ibyok.v1.Audit", "ibyok.v1.Admin"];
+/// Those of them that release provider keys.
+const RELEASING: &[&str] = &["ibyok.v1.KeyVault", "ibyok.v1.KeyGroups"];
 
 /// Every service of the contract, health and reflection.
 pub(super) fn routes(
     vault: &Vault,
     config: &Config,
     gate: &Gate,
-    serving: watch::Receiver<bool>,
+    condition: health::Condition,
     certificate_not_after: Arc<AtomicI64>,
 ) -> Result<Routes, ServerError> {
     let parts = || vault.parts.clone();
@@ -67,7 +68,7 @@ pub(super) fn routes(
     let audit = AuditServer::new(AuditService::new(gate.clone(), AuditReader::new(parts())));
     let admin = AdminServer::new(AdminService::new(gate.clone(), orgs, status));
     let routes = Routes::default()
-        .add_service(health::service(NAMES, serving))
+        .add_service(health::service(NAMES, RELEASING, condition))
         .add_service(keys)
         .add_service(groups.max_decoding_message_size(MESSAGE_MAX))
         .add_service(tokens.max_decoding_message_size(MESSAGE_MAX))

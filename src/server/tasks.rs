@@ -8,12 +8,14 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{PATIENCE, Store, vault::Vault};
 use crate::{
     domain::clock::Clock,
-    repository::audit::AuditTasks,
+    repository::{audit::AuditTasks, replicas::BEAT_EVERY},
     service::{Parts, janitor::Janitor},
 };
 
 /// How often health looks whether records can be written.
 const LOOK: Duration = Duration::from_millis(250);
+/// How often health looks whether the KMS can be used.
+const KMS: Duration = Duration::from_secs(10);
 /// How often the keys are read again, and rotated when it is time.
 const KEYS: Duration = Duration::from_secs(60);
 /// How often expired items are deleted.
@@ -27,6 +29,7 @@ pub(super) struct Tasks {
     tracker: TaskTracker,
     stop: CancellationToken,
     stop_health: CancellationToken,
+    kms: watch::Receiver<bool>,
     sequencer: JoinHandle<()>,
     stop_sequencer: CancellationToken,
 }
@@ -39,8 +42,12 @@ impl Tasks {
         let sequencer = tokio::spawn(AuditTasks::new(&parts.audit).run(stop_sequencer.clone()));
         let stop = CancellationToken::new();
         let stop_health = stop.child_token();
-        let tasks = Self { tracker: TaskTracker::new(), stop, stop_health, sequencer, stop_sequencer };
+        // A server that can't use its KMS has not come here.
+        let (usable, kms) = watch::channel(true);
+        let tasks = Self { tracker: TaskTracker::new(), stop, stop_health, kms, sequencer, stop_sequencer };
+        tasks.spawn(watch_kms(parts.clone(), usable));
         tasks.spawn_until(tasks.stop_health.clone(), health(parts.clone(), serving.clone()));
+        tasks.spawn(beat(parts.clone()));
         tasks.spawn(keys(parts.clone(), longest_token_life));
         tasks.spawn(sweep(vault.store.clone(), Arc::clone(&parts.clock)));
         tasks.spawn(purge(parts.clone(), tasks.stop.clone()));
@@ -54,6 +61,11 @@ impl Tasks {
     /// Runs `task` until it ends or the server stops.
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.spawn_until(self.stop.clone(), task);
+    }
+
+    /// Whether the KMS can be used.
+    pub(super) fn kms(&self) -> watch::Receiver<bool> {
+        self.kms.clone()
     }
 
     /// From here on whoever drains says what health is.
@@ -81,6 +93,12 @@ impl Tasks {
             self.stop_sequencer.cancel();
             // A panic of it has been logged by the hook.
             let _ = self.sequencer.await;
+            if let Err(failure) = parts.audit.replicas().withdraw(parts.clock.deadline(ROUND)).await {
+                tracing::warn!(
+                    reason = failure.reason.as_str(),
+                    "the other servers will find out that this one has ended"
+                );
+            }
         };
         if tokio::time::timeout(PATIENCE, ending).await.is_err() {
             tracing::warn!("the audit log was not sealed in time; the next start seals it");
@@ -94,6 +112,34 @@ async fn health(parts: Parts, serving: watch::Sender<bool>) {
         let is_writable = parts.audit.is_writable();
         serving.send_if_modified(|serving| std::mem::replace(serving, is_writable) != is_writable);
         tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Tells the other servers of the vault that this one lives.
+async fn beat(parts: Parts) {
+    let replicas = parts.audit.replicas();
+    while !replicas.is_alone() {
+        tokio::time::sleep(BEAT_EVERY).await;
+        if let Err(failure) = replicas.beat(parts.clock.deadline(BEAT_EVERY)).await {
+            tracing::warn!(
+                reason = failure.reason.as_str(),
+                "a beat failed: the other servers may take this one for dead"
+            );
+        }
+    }
+}
+
+/// Tells health whether the KMS can be used, and the log when that changes.
+async fn watch_kms(parts: Parts, usable: watch::Sender<bool>) {
+    loop {
+        tokio::time::sleep(KMS).await;
+        let found = parts.sealer.kms().status(parts.clock.deadline(ROUND)).await;
+        if usable.send_if_modified(|usable| std::mem::replace(usable, found.is_ok()) != found.is_ok()) {
+            match found {
+                Ok(found) => tracing::info!("the KMS can be used again: {found}"),
+                Err(problem) => tracing::error!("the KMS can't be used: {problem}"),
+            }
+        }
     }
 }
 
@@ -124,8 +170,7 @@ async fn sweep(store: Store, clock: Arc<dyn Clock>) {
     }
 }
 
-/// Purges deleted keys, as this boot.
+/// Purges deleted keys.
 async fn purge(parts: Parts, stop: CancellationToken) {
-    let holder = parts.audit.boot().to_owned();
-    Janitor::new(parts).run(&holder, stop).await;
+    Janitor::new(parts).run(stop).await;
 }

@@ -28,10 +28,10 @@ pub(super) struct Vault {
 impl Vault {
     /// Opens the vault in the store.
     pub(super) async fn open(config: &Config, sources: &Sources) -> Result<Self, ServerError> {
-        let sealer = adapters::sealer(&config.kms, sources)?;
+        let sealer = adapters::sealer(&config.kms, sources).await?;
         let providers = Arc::new(adapters::providers(&config.providers)?);
         let archive = adapters::archive(&config.audit)?;
-        let store = Store::open(&config.store, sources)?;
+        let store = Store::open(&config.store, sources).await?;
         let (clock, entropy) = (Arc::clone(&sources.clock), Arc::clone(&sources.entropy));
         let deadline = clock.deadline(PATIENCE);
         let keyring = Keyring::load(store.port(), sealer.clone(), entropy, clock, deadline).await;
@@ -40,7 +40,12 @@ impl Vault {
             Ok(None) => return Err(abandon(&store, ServerError::NotInitialised).await),
             Err(failure) => return Err(abandon(&store, failure.into()).await),
         };
-        match parts(keyring, sealer, &store, config, sources) {
+        let parts = match parts(keyring, sealer, &store, config, sources) {
+            // Before it takes or opens anything, the others must see that it lives.
+            Ok(parts) => parts.audit.replicas().beat(deadline).await.map(|()| parts),
+            Err(failure) => Err(failure),
+        };
+        match parts {
             Ok(parts) => {
                 let retention = archive.map(|(directory, retention)| Retention::new(&parts, directory, retention));
                 Ok(Self { parts, providers, store, retention })

@@ -44,12 +44,11 @@ impl Janitor {
         Self { parts }
     }
 
-    /// Looks at the queue now and then until `cancel`, while it has the lease. `holder` is who it
-    /// is taken for: this server's boot.
-    pub async fn run(&self, holder: &str, cancel: CancellationToken) {
+    /// Looks at the queue now and then until `cancel`, while it has the lease.
+    pub async fn run(&self, cancel: CancellationToken) {
         let mut lease = None;
         loop {
-            if let Err(failure) = self.round(&mut lease, holder).await {
+            if let Err(failure) = self.round(&mut lease).await {
                 // Whoever was overtaken asks for a new term.
                 lease = None;
                 tracing::warn!(reason = failure.reason.as_str(), "the janitor's round failed");
@@ -61,10 +60,9 @@ impl Janitor {
         }
     }
 
-    async fn round(&self, lease: &mut Option<Lease>, holder: &str) -> Result<(), Failure> {
+    async fn round(&self, lease: &mut Option<Lease>) -> Result<(), Failure> {
         if lease.is_none() {
-            let Parts { records, entropy, .. } = &self.parts;
-            *lease = Lease::take(records, &**entropy, Role::Janitor, holder, self.deadline()).await?;
+            *lease = self.parts.audit.replicas().take(Role::Janitor, self.deadline()).await?;
         }
         let Some(lease) = lease else { return Ok(()) };
         self.run_once(self.parts.clock.now(), Some(&lease.check())).await.map(|_| ())

@@ -24,7 +24,6 @@ use crate::{
         secret::KmsKeyId,
         token::{Grant, TokenMode},
     },
-    envelope::{Purpose, SealContext},
     repository::{
         bindings,
         orgs::{self, OrgRecord},
@@ -165,7 +164,9 @@ impl OrgService {
                 ..org
             };
             if request.kms_key.is_some() {
-                self.try_out(&changed, call.deadline).await?;
+                // One that can't be used is refused now, and not when the next key is stored.
+                let kms_key = changed.kms_key.as_ref();
+                self.parts.sealer.resolve(kms_key, &changed.id, &changed.uid, call.deadline).await?;
             }
             let put = orgs::put(&self.parts.records, &changed, expected);
             let (remembered, draft) = self.said(call, &changed)?;
@@ -194,21 +195,6 @@ impl OrgService {
 
     async fn read(&self, org: &OrgId, deadline: Deadline) -> Result<OrgRecord, Failure> {
         orgs::find(&self.parts.records, org, deadline).await?.ok_or_else(|| Reason::OrgNotFound.into())
-    }
-
-    /// Seals something under the organization's KMS key: one that can't be used is refused now, and
-    /// not when the next key is stored.
-    async fn try_out(&self, org: &OrgRecord, deadline: Deadline) -> Result<(), Failure> {
-        let context = SealContext {
-            purpose: Purpose::Service,
-            org_uid: &org.uid,
-            resource_uid: &uid(&self.parts)?,
-            version: 1,
-            org: &org.id,
-            resource: "probe",
-            provider: "",
-        };
-        self.parts.sealer.seal(org.kms_key.as_ref(), &context, b"probe", deadline).await.map(drop)
     }
 
     fn said(&self, call: &Call, org: &OrgRecord) -> Result<(Remembered, crate::domain::audit::AuditDraft), Failure> {

@@ -87,7 +87,7 @@ impl Sessions {
         // A mock token may always renew itself, which changes nothing but itself.
         let is_mock_mutation =
             claims.mode == TokenMode::Mock && call.method.kind.is_mutation() && !matches!(access, Access::Identity);
-        let mut reading = Reading::default();
+        let mut reading = Reading(Vec::with_capacity(6));
         let standing = StandingKeys::of(claims, &mut reading);
         let uses = claims.is_use_limited.then(|| reading.add(tokens::uses_key(&claims.org, &claims.token_id)));
         let org = is_mock_mutation.then(|| reading.add(orgs::item_key(&claims.org)));
@@ -181,10 +181,11 @@ struct StandingKeys {
 impl StandingKeys {
     fn of(claims: &Claims, reading: &mut Reading) -> Self {
         let Claims { org, subject, token_id, parent, .. } = claims;
+        let [token, epoch] = tokens::item_and_epoch_keys(org, token_id);
         Self {
-            token: reading.add(tokens::item_key(org, token_id)),
+            token: reading.add(token),
             subject: reading.add(tokens::subject_key(org, subject)),
-            epoch: reading.add(tokens::epoch_key(org, token_id)),
+            epoch: reading.add(epoch),
             parent: parent.as_ref().map(|parent| reading.add(tokens::item_key(org, parent))),
         }
     }

@@ -68,7 +68,7 @@ impl StatusService {
         );
         let mut checks = vec![
             check("store", store.map_err(|cause| cause.to_string()), "look at the database and the server's log"),
-            check("kms", kms.map_err(|cause| cause.to_string()), "look at the KMS, its key and the server's rights"),
+            check("kms", kms, "look at the KMS, its key and the server's rights"),
             self.audit(),
             self.certificate(self.parts.clock.now()),
         ];

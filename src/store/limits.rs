@@ -4,15 +4,15 @@
 use std::collections::HashSet;
 
 use super::{
-    Action, Attributes, Condition, DEPTH_MAX, ITEM_BYTES_MAX, ITEMS_MAX, Item, ItemKey, NewItem, PARTITION_BYTES_MAX,
-    Query, SORT_BYTES_MAX, SortRange, StoreError, Value, WRITE_BYTES_MAX,
+    Action, Attributes, Condition, DEPTH_MAX, ITEM_BYTES_MAX, ITEMS_MAX, Item, ItemKey, NAME_BYTES_MAX, NewItem,
+    PARTITION_BYTES_MAX, Query, SORT_BYTES_MAX, SortRange, StoreError, Value, WRITE_BYTES_MAX,
 };
 
 /// A whole number, at the most that any adapter spends on it.
 const INT_BYTES: usize = 12;
 /// What a list or a map costs besides what is in it.
 const CONTAINER_BYTES: usize = 3;
-/// What each element of a list or a map costs besides itself.
+/// What each attribute, and each element of a list or a map, costs besides itself.
 const ELEMENT_BYTES: usize = 1;
 /// Up to so many keys, comparing each with each is quicker than hashing.
 const FEW: usize = 8;
@@ -83,7 +83,7 @@ pub fn check_write(actions: &[Action]) -> Result<(), StoreError> {
 #[must_use]
 pub fn item_bytes(key: &ItemKey, sealed: Option<&[u8]>, mac: Option<&[u8]>, attributes: &Attributes) -> usize {
     let fixed = key_bytes(key).saturating_add(sealed.map_or(0, <[u8]>::len)).saturating_add(mac.map_or(0, <[u8]>::len));
-    named_bytes(attributes, 0).saturating_add(fixed)
+    elements_bytes(attributes, 0).saturating_add(fixed)
 }
 
 /// The bytes of a stored item, counted alike.
@@ -128,6 +128,9 @@ fn check_named(attributes: &Attributes, depth: usize) -> Result<(), StoreError> 
     if attributes.keys().any(String::is_empty) {
         return Err(StoreError::Contract("an attribute has a name"));
     }
+    if attributes.keys().any(|name| name.len() > NAME_BYTES_MAX) {
+        return Err(StoreError::Contract("an attribute's name has at most 65,535 bytes"));
+    }
     attributes.values().try_for_each(|value| check_value(value, depth))
 }
 
@@ -144,8 +147,10 @@ fn check_value(value: &Value, depth: usize) -> Result<(), StoreError> {
 }
 
 /// Stops counting below the depth that [`check_value`] refuses.
-fn named_bytes(values: &Attributes, depth: usize) -> usize {
-    let one = |(name, value): (&String, &Value)| name.len().saturating_add(value_bytes(value, depth));
+fn elements_bytes(values: &Attributes, depth: usize) -> usize {
+    let one = |(name, value): (&String, &Value)| {
+        name.len().saturating_add(value_bytes(value, depth)).saturating_add(ELEMENT_BYTES)
+    };
     values.iter().map(one).fold(0, usize::saturating_add)
 }
 
@@ -161,10 +166,7 @@ fn value_bytes(value: &Value, depth: usize) -> usize {
             let one = |value: &Value| value_bytes(value, deeper).saturating_add(ELEMENT_BYTES);
             values.iter().map(one).fold(CONTAINER_BYTES, usize::saturating_add)
         }
-        Value::Map(values) => {
-            let elements = values.len().saturating_mul(ELEMENT_BYTES).saturating_add(CONTAINER_BYTES);
-            named_bytes(values, deeper).saturating_add(elements)
-        }
+        Value::Map(values) => elements_bytes(values, deeper).saturating_add(CONTAINER_BYTES),
     }
 }
 
@@ -210,7 +212,7 @@ mod tests {
         let map = Value::Map(Attributes::from([("xy".into(), Value::Text("abc".into()))]));
         let attributes = Attributes::from([("list".into(), Value::List(vec![Value::Int(1), map]))]);
         let bytes = item_bytes(&ItemKey::new("pp", "s"), Some(&[0; 10]), Some(&[0; 5]), &attributes);
-        assert_eq!(bytes, 3 + 10 + 5 + 4 + (3 + (12 + 1) + (3 + 1 + 2 + 3) + 1));
+        assert_eq!(bytes, 3 + 10 + 5 + 4 + 1 + (3 + (12 + 1) + (3 + 1 + 2 + 3) + 1));
     }
 
     #[test]
@@ -227,6 +229,13 @@ mod tests {
     fn an_attribute_without_a_name_is_refused_at_any_depth() {
         let unnamed = Value::Map(Attributes::from([(String::new(), Value::Bool(true))]));
         assert!(matches!(check_write(&put(unnamed)), Err(StoreError::Contract(_))));
+    }
+
+    #[test]
+    fn a_name_ends_at_the_limit() {
+        let named = |bytes| Value::Map(Attributes::from([("n".repeat(bytes), Value::Bool(true))]));
+        assert!(check_write(&put(named(NAME_BYTES_MAX))).is_ok());
+        assert!(matches!(check_write(&put(named(NAME_BYTES_MAX + 1))), Err(StoreError::Contract(_))));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! The contract, one conformance test for each sentence (`tests/it/store_conformance.rs`):
 //! see [`ItemStore`].
 
+pub mod dynamodb;
 pub mod fake;
 pub mod limits;
 mod range;
@@ -22,11 +23,13 @@ use crate::domain::{
 /// The most items that one [`ItemStore::get`] reads and one [`ItemStore::write`] touches.
 pub const ITEMS_MAX: usize = 100;
 /// The most bytes that one [`ItemStore::write`] carries.
-pub const WRITE_BYTES_MAX: usize = 4 << 20;
+pub const WRITE_BYTES_MAX: usize = 4_000_000;
 /// The most bytes of one item, all its parts together.
 pub const ITEM_BYTES_MAX: usize = 400_000;
 /// The most bytes of a partition key.
 pub const PARTITION_BYTES_MAX: usize = 2_048;
+/// The most bytes of an attribute's name.
+pub const NAME_BYTES_MAX: usize = 65_535;
 /// The most bytes of a sort key.
 pub const SORT_BYTES_MAX: usize = 1_024;
 

@@ -11,9 +11,10 @@ use std::{
 const ROOMS: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("authz", &["domain"]),
+    ("aws", &[]),
     ("envelope", &["domain"]),
-    ("kms", &["domain"]),
-    ("store", &["domain"]),
+    ("kms", &["aws", "domain"]),
+    ("store", &["aws", "domain"]),
     ("repository", &["domain", "store"]),
     ("service", &["domain", "authz", "envelope", "kms", "repository", "store"]),
     ("grpc", &["domain", "authz", "repository", "service"]),
@@ -29,15 +30,19 @@ const ROOT: &[&str] = &["server", "main", "lib"];
 /// The adapters: only the composition root knows them, and they themselves.
 const ADAPTERS: &[&str] = &["kms::aws", "kms::local", "store::dynamodb", "store::sqlite"];
 
+/// What the adapters on AWS share is theirs alone, not their rooms'.
+const OF_AWS: &[&str] = &["kms::aws", "store::dynamodb"];
+
 /// An outside crate, or a family of them with a `*`, and the only places that may name it.
 const CRATES: &[(&str, &[&str])] = &[
     ("tonic*", &["grpc", "server"]),
     ("prost_types", &["grpc", "server"]),
-    ("hyper*", &["grpc", "server"]),
+    ("hyper*", &["grpc", "server", "store::dynamodb"]),
     ("rusqlite", &["store::sqlite"]),
     ("aws_sdk_kms", &["kms::aws"]),
     ("aws_sdk_dynamodb", &["store::dynamodb"]),
-    ("aws_config", &["kms::aws", "store::dynamodb", "server"]),
+    ("aws_config", &["aws", "kms::aws", "store::dynamodb", "server"]),
+    ("aws_credential_types", &["aws", "kms::aws"]),
 ];
 
 /// Calls that read the time or randomness by themselves, and the only module that may.
@@ -125,6 +130,10 @@ fn a_violation_of_each_rule_is_found() {
         ("src/service/keys.rs", "use tonic_types::pb;", "service::keys may not name tonic_types"),
         ("src/store/mod.rs", "use rusqlite::Connection;", "store may not name rusqlite"),
         ("src/kms/local.rs", "use aws_sdk_kms as sdk;", "kms::local may not name aws_sdk_kms"),
+        ("src/kms/local.rs", "use crate::aws::Settings;", "kms::local may not import aws"),
+        ("src/service/keys.rs", "use crate::aws::Settings;", "service may not import aws"),
+        ("src/aws.rs", "use crate::store::Item;", "aws may not import store"),
+        ("src/aws.rs", "use aws_sdk_dynamodb::Client;", "aws may not name aws_sdk_dynamodb"),
         ("src/service/keys.rs", "fn f() { let now = std::time::SystemTime::now(); }", "reads SystemTime::now"),
         ("src/service/keys.rs", "fn f() { aws_lc_rs::rand::fill(&mut b); }", "reads rand::fill"),
         ("src/service/keys.rs", "fn f() -> prost_types::Timestamp { g() }", "service::keys may not name prost_types"),
@@ -144,6 +153,10 @@ fn what_is_allowed_or_only_mentioned_is_let_be() {
         (
             "src/store/sqlite/writer.rs",
             "use super::super::Item; use rusqlite::Connection; use crate::store::sqlite::Row;",
+        ),
+        (
+            "src/store/dynamodb/mod.rs",
+            "use crate::aws::Settings; use aws_sdk_dynamodb::Client; use aws_config::SdkConfig;",
         ),
         ("src/service/keys.rs", "// crate::grpc and tonic::Status are the wire's\n/* use rusqlite; */"),
         (
@@ -184,6 +197,9 @@ fn judge(path: &str, text: &str) -> Vec<String> {
         let is_room = ROOMS.iter().any(|(name, _)| name == to) || ROOT.contains(&to.as_str());
         if is_room && *to != room && !is_root && !allowed.is_some_and(|rooms| rooms.contains(&to.as_str())) {
             problems.insert(format!("{path}: {room} may not import {to}"));
+        }
+        if to == "aws" && room != "aws" && !is_root && !OF_AWS.iter().any(|adapter| is_within(&here, adapter)) {
+            problems.insert(format!("{path}: {here} may not import aws"));
         }
         for adapter in ADAPTERS.iter().filter(|adapter| is_within(&import.join("::"), adapter)) {
             let is_its_own = is_within(&here, adapter) || adapter.starts_with(&format!("{here}::"));

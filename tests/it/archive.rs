@@ -317,11 +317,7 @@ async fn the_command_verifies_the_files_alone_and_against_the_vault() {
     assert_eq!((empty.status.code(), out(&empty)), (Some(0), "there is no archive file\n".to_owned()));
 
     let vault = home.serve(SETTINGS).await;
-    until_archived(
-        &Home { dir: vault.dir.clone(), authority: vault.authority.clone(), clock: vault.clock.clone() },
-        DAYS,
-    )
-    .await;
+    until_archived(&vault.home(), DAYS).await;
     until_left(&vault, i64::try_from(DAYS * 4).unwrap()).await;
     let config = vault.dir.path().join("server.toml");
     let config = ["--config", config.to_str().unwrap()];

@@ -18,7 +18,7 @@ use tonic::{
 use crate::harness::{ADMIN, Caller, ORG, reason, within};
 
 mod calls;
-mod needles;
+pub(crate) mod needles;
 pub(crate) mod process;
 
 use calls::drive;
@@ -65,7 +65,7 @@ async fn a_server_leaves_no_core_and_lets_nobody_look() {
 
 /// What is found once two looks in a row find the same: the last buffers go with the tasks that
 /// held them, a moment after the socket.
-async fn settled(mut look: impl FnMut() -> Vec<String>) -> Vec<String> {
+pub(crate) async fn settled(mut look: impl FnMut() -> Vec<String>) -> Vec<String> {
     let mut before = look();
     loop {
         if before.is_empty() {

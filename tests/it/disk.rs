@@ -85,9 +85,7 @@ async fn a_server_says_what_keeps_it_from_starting_on_a_read_only_disk() {
         // Of what it says the limit takes nothing: that goes through a pipe.
         let script = "(ulimit -f 0 && exec \"$@\" 2>&1) | cat";
         let words = ["bash", "-o", "pipefail", "-c", script, "bash"].map(str::to_owned).to_vec();
-        let (dir, authority, clock) = (home.dir.clone(), home.authority.clone(), home.clock.clone());
-        let again = Home { dir, authority, clock };
-        let limited = Arc::new(Site::of(again, "vault.db", Runner { words, ..Runner::default() }));
+        let limited = Arc::new(Site::of(home.clone(), "vault.db", Runner { words, ..Runner::default() }));
         is_refused_a_start(&limited, "disk I/O error").await;
         Arc::new(Site::of(home, "vault.db", Runner::default()))
     };

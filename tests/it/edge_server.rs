@@ -68,11 +68,7 @@ async fn a_vault_is_served_stopped_and_served_again() {
 #[tokio::test]
 async fn a_vault_that_is_served_is_not_opened_twice() {
     let vault = Vault::start().await;
-    let second = Home {
-        dir: std::sync::Arc::clone(&vault.dir),
-        authority: std::sync::Arc::clone(&vault.authority),
-        clock: std::sync::Arc::clone(&vault.clock),
-    };
+    let second = vault.home();
     let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let run = server::run(second.config(""), socket, std::future::pending(), second.sources());
     assert!(matches!(run.await.unwrap_err(), ServerError::Setting { setting: "store.path", .. }));

@@ -95,8 +95,9 @@ impl Edge {
         let trust = source.subscribe();
         tokio::spawn(source.keep_current());
         let (serving, is_serving) = watch::channel(true);
+        let condition = health::Condition { kms: is_serving.clone(), serving: is_serving };
         let routes =
-            reflection::add_to(Routes::default().add_service(health::service(&["ibyok.v1.KeyVault"], is_serving)))
+            reflection::add_to(Routes::default().add_service(health::service(&["ibyok.v1.KeyVault"], &[], condition)))
                 .unwrap();
         let parts = FrontParts {
             tokens: Arc::new(NoTokens),

@@ -39,7 +39,7 @@ use tonic::{
 };
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
-use crate::trace;
+use crate::{localstack, trace};
 
 /// The first organization of every test's vault.
 pub const ORG: &str = "acme";
@@ -60,6 +60,7 @@ pub struct Vault {
     /// Moves the server's wall clock.
     pub clock: Arc<ShiftedClock>,
     pub dir: Arc<TempDir>,
+    store: String,
     stop: CancellationToken,
     served: JoinHandle<Result<(), ServerError>>,
 }
@@ -79,9 +80,16 @@ impl Vault {
 
     /// Drains it, as on SIGTERM, and gives what is left of it.
     pub async fn stop(self) -> Home {
+        let home = self.home();
         self.stop.cancel();
         self.served.await.unwrap().unwrap();
-        Home { dir: self.dir, authority: self.authority, clock: self.clock }
+        home
+    }
+
+    /// Its directory, for whoever looks at it meanwhile.
+    pub fn home(&self) -> Home {
+        let (dir, authority, clock) = (self.dir.clone(), self.authority.clone(), self.clock.clone());
+        Home { dir, authority, clock, store: self.store.clone() }
     }
 
     /// A new certificate of the vault's authority with that identity (SPIFFE id or DNS name).
@@ -124,10 +132,13 @@ impl Vault {
 }
 
 /// A vault's directory while nobody serves it.
+#[derive(Clone)]
 pub struct Home {
     pub dir: Arc<TempDir>,
     pub authority: Arc<Authority>,
     pub clock: Arc<ShiftedClock>,
+    /// The setting `store`, TOML.
+    store: String,
 }
 
 impl Home {
@@ -139,7 +150,13 @@ impl Home {
         fs::write(dir.path().join("server.pem"), &server.certificate).unwrap();
         fs::write(dir.path().join("server.key"), server.key.as_bytes()).unwrap();
         LocalKeyWrapper::create_file(&dir.path().join("master.keys"), &SystemEntropy).unwrap();
-        Self { dir: Arc::new(dir), authority: Arc::new(authority), clock: Arc::new(ShiftedClock::default()) }
+        let clock = Arc::new(ShiftedClock::default());
+        Self { dir: Arc::new(dir), authority: Arc::new(authority), clock, store: SQLITE.to_owned() }
+    }
+
+    /// The same with another setting `store`.
+    pub fn on(self, store: String) -> Self {
+        Self { store, ..self }
     }
 
     pub fn path(&self) -> &Path {
@@ -148,13 +165,19 @@ impl Home {
 
     /// The settings; `more` is TOML that goes behind them.
     pub fn config(&self, more: &str) -> Config {
-        let text = format!("{SETTINGS}{more}");
+        let text = format!("{SETTINGS}{}\n{}\n{more}", self.store, self.kms());
         Config::parse(&text, self.path().to_owned(), Vec::new()).unwrap()
+    }
+
+    /// The settings of its KMS.
+    pub fn kms(&self) -> String {
+        fs::read_to_string(self.path().join(KMS_SETTINGS)).unwrap_or_else(|_| LOCAL_KMS.to_owned())
     }
 
     /// Where the server's time and randomness come from.
     pub fn sources(&self) -> Sources {
-        Sources { clock: Arc::<ShiftedClock>::clone(&self.clock), ..Sources::default() }
+        let clock = Arc::<ShiftedClock>::clone(&self.clock);
+        Sources { clock, aws_keys: Some(localstack::keys()), ..Sources::default() }
     }
 
     /// What `ibyok-server init` does.
@@ -176,7 +199,15 @@ impl Home {
         let socket = TcpListener::bind(address).await.unwrap();
         let (address, stop) = (socket.local_addr().unwrap(), CancellationToken::new());
         let served = tokio::spawn(server::run(config, socket, stop.clone().cancelled_owned(), sources));
-        let vault = Vault { address, authority: self.authority, clock: self.clock, dir: self.dir, stop, served };
+        let vault = Vault {
+            address,
+            authority: self.authority,
+            clock: self.clock,
+            dir: self.dir,
+            store: self.store,
+            stop,
+            served,
+        };
         // Connections wait in the socket's queue until the vault is open.
         let mut health = HealthClient::new(vault.channel(&vault.certificate("harness.test")));
         let ready = health.check(HealthCheckRequest::default()).await;
@@ -187,9 +218,13 @@ impl Home {
 
 const SETTINGS: &str = r#"
 tls = { cert = "server.pem", key = "server.key", client_ca = "ca.pem" }
-store = { path = "vault.db" }
-kms = { key_file = "master.keys" }
 "#;
+const LOCAL_KMS: &str = r#"kms = { key_file = "master.keys" }"#;
+
+/// What a test puts into this file of the home, `kms = { .. }`, stands in the place of the local KMS.
+pub const KMS_SETTINGS: &str = "kms.toml";
+
+const SQLITE: &str = r#"store = { path = "vault.db" }"#;
 
 /// A connection with that certificate to a server of `authority`; it is opened by the first call.
 pub fn channel(authority: &Authority, address: SocketAddr, certificate: &Issued) -> Channel {

@@ -1,5 +1,5 @@
-//! The contract of `ibyok::kms::KeyWrapper`, one test for each of its sentences, on every adapter
-//! that runs without a network, and the failures that the fake can show.
+//! The contract of `ibyok::kms::KeyWrapper`, one test for each of its sentences, on every adapter, and
+//! the failures that the fake can show.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -13,6 +13,11 @@ use ibyok::{
         fake::{Calls, FakeKms, Fault},
         local::LocalKeyWrapper,
     },
+};
+
+use crate::{
+    aws_kms,
+    localstack::{Keys, REGION},
 };
 
 /// An adapter with two keys, the primary first.
@@ -38,6 +43,12 @@ fn fake() -> Adapter {
     Adapter { kms: Arc::new(FakeKms::new()), primary, other }
 }
 
+async fn aws() -> Adapter {
+    let keys = Keys::of(REGION).await;
+    let (primary, other) = (keys.make().await, keys.make().await);
+    Adapter { kms: Arc::new(aws_kms::adapter(&primary).await), primary, other }
+}
+
 fn in_time() -> Deadline {
     SystemClock.deadline(Duration::from_secs(30))
 }
@@ -49,6 +60,7 @@ fn context() -> EncryptionContext {
 macro_rules! on_every_adapter {
     ($($sentence:ident)*) => {
         mod local { $(#[tokio::test] async fn $sentence() { super::$sentence(super::local()).await; })* }
+        mod aws { $(#[tokio::test] async fn $sentence() { super::$sentence(super::aws().await).await; })* }
         mod fake { $(#[tokio::test] async fn $sentence() { super::$sentence(super::fake()).await; })* }
     };
 }

@@ -21,14 +21,15 @@ use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus,
 use crate::harness::{self, ADMIN, Caller, Home, client_certificate, within};
 use ibyok::pki::{Issued, Validity};
 
-const CONFIG: &str = "server.toml";
-/// What a server logs to, beside its vault.
-pub const LOG: &str = "server.log";
+/// What its files are called.
+const NAME: &str = "server";
 
 /// A vault's directory, and the address and settings with which processes serve it.
 pub struct Site {
     pub home: Home,
     pub address: SocketAddr,
+    /// What its files are called.
+    name: String,
     certificate: Issued,
     runner: Runner,
 }
@@ -38,7 +39,7 @@ pub struct Site {
 pub struct Runner {
     /// A program and its arguments, to which the server's own are added; nothing is the server itself.
     pub words: Vec<String>,
-    /// The file that it logs to, where that is not [`LOG`] in the vault's directory.
+    /// The file that it logs to, where that is not one in the vault's directory.
     pub log: Option<PathBuf>,
     /// TOML that goes behind the settings.
     pub settings: &'static str,
@@ -56,19 +57,26 @@ impl Site {
 
     /// That of a vault that was made already, whose database is or will be at `store`.
     pub fn of(home: Home, store: &str, runner: Runner) -> Self {
+        Self::on(home, &format!("{{ path = '{store}' }}"), NAME, runner)
+    }
+
+    /// That of a vault whose setting `store` is this, TOML: one of several servers, each with its `name`.
+    pub fn on(home: Home, store: &str, name: &str, runner: Runner) -> Self {
         let certificate = client_certificate(&home.authority, ADMIN, Validity::days(1));
         let address = free_address();
         let settings = format!(
             "
             tls = {{ cert = 'server.pem', key = 'server.key', client_ca = 'ca.pem' }}
-            store = {{ path = '{store}' }}
-            kms = {{ key_file = 'master.keys' }}
+            store = {store}
+            {}
             limits = {{ token_rate = 100000, org_rate = 100000, certificate_rate = 100000, address_rate = 100000 }}
             {}",
+            home.kms(),
             runner.settings
         );
-        fs::write(home.path().join(CONFIG), format!("listen = '{address}'\n{settings}")).unwrap();
-        Self { home, address, certificate, runner }
+        let site = Self { home, address, name: name.to_owned(), certificate, runner };
+        fs::write(site.config_path(), format!("listen = '{address}'\n{settings}")).unwrap();
+        site
     }
 
     /// A process that serves it, once it does.
@@ -97,7 +105,7 @@ impl Site {
         Command::new(words.next().unwrap())
             .args(words)
             .args(["serve", "--config"])
-            .arg(self.home.path().join(CONFIG))
+            .arg(self.config_path())
             .envs(self.runner.environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
@@ -115,8 +123,12 @@ impl Site {
         harness::channel(&self.home.authority, self.address, &self.certificate)
     }
 
+    fn config_path(&self) -> PathBuf {
+        self.home.path().join(format!("{}.toml", self.name))
+    }
+
     fn log_path(&self) -> PathBuf {
-        self.runner.log.clone().unwrap_or_else(|| self.home.path().join(LOG))
+        self.runner.log.clone().unwrap_or_else(|| self.home.path().join(format!("{}.log", self.name)))
     }
 
     /// What the last process logged, for a failing test.

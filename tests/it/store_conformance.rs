@@ -1,6 +1,7 @@
 //! The contract of `ItemStore`, one test for each sentence, on every adapter; then what only the
 //! embedded one promises. A new adapter needs a [`Fixture`] and one line of `conformance!`.
 
+mod dynamodb;
 mod fake;
 mod gets;
 mod model;
@@ -18,6 +19,8 @@ use ibyok::{
     },
 };
 use tempfile::TempDir;
+
+use crate::dynamodb::local;
 
 /// One test of the suite for one adapter, each in its own module.
 macro_rules! conformance {
@@ -59,6 +62,7 @@ macro_rules! conformance {
 conformance! {
     on_sqlite = Fixture::sqlite();
     on_memory = Fixture::memory();
+    on_dynamodb = Fixture::dynamodb().await;
 }
 
 /// A fresh store of one adapter.
@@ -71,6 +75,7 @@ pub(crate) struct Fixture {
 enum Backing {
     File(TempDir),
     Memory(MemoryStore),
+    Table(String),
 }
 
 impl Fixture {
@@ -85,10 +90,16 @@ impl Fixture {
         Self { store: Arc::new(store.clone()), backing: Backing::Memory(store) }
     }
 
+    async fn dynamodb() -> Self {
+        let (store, table) = local::table().await;
+        Self { store: Arc::new(store), backing: Backing::Table(table) }
+    }
+
     /// Makes the item at `key` unreadable, past the store.
-    fn damage(&self, key: &ItemKey) {
+    async fn damage(&self, key: &ItemKey) {
         match &self.backing {
             Backing::Memory(store) => store.damage(key),
+            Backing::Table(table) => dynamodb::damage(table, key).await,
             Backing::File(directory) => {
                 let connection = rusqlite::Connection::open(directory.path().join("vault.db")).unwrap();
                 let sql = "UPDATE items SET attributes = x'ff' WHERE partition = ?1 AND sort = ?2";
@@ -133,7 +144,7 @@ impl Fixture {
 }
 
 fn soon() -> Deadline {
-    SystemClock.deadline(Duration::from_secs(60))
+    SystemClock.deadline(Duration::from_secs(600))
 }
 
 fn passed() -> Deadline {

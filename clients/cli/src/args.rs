@@ -12,6 +12,7 @@ use crate::{
     orgs::OrgsCommand,
     output::Format,
     providers::ProvidersCommand,
+    rewrap::Rewrap,
     run::Run,
     terminal::Color,
     time::parse_duration,
@@ -37,7 +38,7 @@ Exit codes:
   6  wrong state, or a conflict
   7  unavailable, a deadline, or a limit; for status: a check failed
   8  data loss: something does not verify
-  9  some of many were done, some were not (keys import)
+  9  some of many were done, some were not (keys import, rewrap)
   `ibyok run` ends as its command does; 126 and 127 when that can't be run or is not there.
 
 A key or a token is never an argument: it is read from standard input, from --from-file, or asked for \
@@ -124,6 +125,8 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: OrgsCommand,
     },
+    /// Move stored keys to another KMS key, without opening them
+    Rewrap(Rewrap),
     /// The vault's own checks (needs the scope admin)
     Status,
     /// Print a completion script for a shell

@@ -15,10 +15,12 @@ mod providers;
 #[cfg(test)]
 mod reference;
 mod request_id;
+mod rewrap;
 mod run;
 mod secret_input;
 mod session;
 mod status;
+mod streams;
 mod terminal;
 mod time;
 mod token_file;
@@ -75,6 +77,7 @@ async fn run(arguments: Arguments, out: &mut Output) -> Result<(), Failure> {
         Command::Usage(usage) => usage::run(usage, &session().await?, out).await,
         Command::Audit { command } => audit::run(command, &session().await?, out).await,
         Command::Orgs { command } => orgs::run(command, &session().await?, out).await,
+        Command::Rewrap(rewrap) => rewrap::run(rewrap, &session().await?, out).await,
         Command::Status => status::run(&session().await?, out).await,
         Command::Completions(completions) => generate::completions(&completions, out),
         Command::Man(man) => generate::man(&man, out),

@@ -104,7 +104,7 @@ fn a_token_that_was_made_before_is_given_only_where_it_could_be_made_now() {
     let field = |token: &TokenRecord| holding.gives(token).unwrap_err().metadata[0].1.clone();
     assert_eq!(field(&TokenRecord { max_expires: seconds(90_001), ..made.clone() }), "max_ttl");
     let wider = Grant { scopes: vec![Scope::KeysWrite], ..grant() };
-    assert_eq!(field(&TokenRecord { grants: vec![wider], ..made.clone() }), "grants[0]");
+    assert_eq!(field(&TokenRecord { grants: vec![wider].into(), ..made.clone() }), "grants[0]");
 
     let token = case.record();
     (token.mode, case.claims.mode) = (TokenMode::Mock, TokenMode::Mock);

@@ -101,7 +101,7 @@ fn every_single_flaw_refuses() {
         ("claims without parent", |case| case.claims.parent = None, TokenMalformed),
         ("record without parent", |case| token(case).parent = None, TokenMalformed),
         ("uncounted claims", |case| token(case).uses_max = Some(1), TokenMalformed),
-        ("other grants", |case| token(case).grants[0].scopes.push(Scope::KeysWrite), TokenMalformed),
+        ("other grants", |case| token(case).grants = vec![grant(), grant()].into(), TokenMalformed),
         ("other key", |case| token(case).signing_keys = vec!["k2".into()], TokenMalformed),
         (
             "other binding in the record",

@@ -194,12 +194,12 @@ impl KeyRecord {
     /// Its full name.
     #[must_use]
     pub fn full_name(&self) -> String {
-        self.name.to_string()
+        self.name.full_name()
     }
     /// The full name of its version `number`.
     #[must_use]
     pub fn version_name(&self, number: u32) -> String {
-        format!("{}/versions/{number}", self.name)
+        [&self.full_name(), "/versions/", &number.to_string()].concat()
     }
     /// The CURRENT version.
     #[must_use]

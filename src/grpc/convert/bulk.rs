@@ -2,17 +2,18 @@
 
 use super::{
     key::{key, retrieved, warnings},
-    own_version,
+    org::kms_key,
+    own_parent, own_version,
 };
 use crate::{
     domain::{
         error::{Failure, Reason},
-        ids::{KeyName, VersionName},
+        ids::{KeyName, RequestId, VersionName},
     },
     grpc::{gate::Refused, pb, status::item_status_of, target::harmless},
     service::{
         call::Call,
-        vault::{Imported, Retrieved},
+        vault::{Imported, Retrieved, Rewrap, Rewrapped},
     },
 };
 
@@ -62,4 +63,35 @@ pub(in crate::grpc) fn imported(index: i64, outcome: Result<Imported, Failure>) 
         Err(failure) => (None, item_status_of(&failure), Vec::new()),
     };
     pb::ImportKeysResponse { index, key: stored.map(key), status: Some(status), warnings: warnings(&advice) }
+}
+
+/// What is to be rewrapped.
+pub(in crate::grpc) fn rewrap(call: &Call, request: pb::RewrapKeysRequest) -> Result<Rewrap, Failure> {
+    if !request.request_id.is_empty() {
+        RequestId::parse("request_id", &request.request_id)?;
+    }
+    Ok(Rewrap {
+        org: own_parent(call, &request.parent)?,
+        kms_key: kms_key("kms_key_id", request.kms_key_id)?,
+        dry_run: request.dry_run,
+        resume_token: request.resume_token,
+    })
+}
+
+/// How far a rewrap has come.
+pub(in crate::grpc) fn rewrapped(report: Rewrapped) -> pb::RewrapKeysResponse {
+    let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    let failure = |(name, failure): (String, Failure)| {
+        let mut status = item_status_of(&failure);
+        status.metadata.insert("name".to_owned(), name);
+        status
+    };
+    pb::RewrapKeysResponse {
+        done: count(report.done),
+        total: count(report.total),
+        failed: count(report.failed),
+        resume_token: report.resume_token,
+        failures: report.failures.into_iter().map(failure).collect(),
+        rewrapped: count(report.rewrapped),
+    }
 }

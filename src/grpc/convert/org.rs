@@ -25,7 +25,7 @@ pub(in crate::grpc) fn create_org(request: pb::CreateOrgRequest) -> Result<Creat
     Ok(CreateOrg {
         id: OrgId::parse("org_id", &request.org_id)?,
         display_name: org.display_name,
-        kms_key: kms_key(org.kms_key_id)?,
+        kms_key: kms_key("org.kms_key_id", org.kms_key_id)?,
         is_mock: org.mock,
         admin_identity: ClientIdentity::parse("admin_identity", &request.admin_identity)?,
         request_id: request.request_id,
@@ -42,17 +42,18 @@ pub(in crate::grpc) fn update_org(request: pb::UpdateOrgRequest) -> Result<Updat
     Ok(UpdateOrg {
         id: org_named("org.name", &org.name)?,
         display_name: names("display_name").then_some(org.display_name),
-        kms_key: if names("kms_key_id") { Some(kms_key(org.kms_key_id)?) } else { None },
+        kms_key: if names("kms_key_id") { Some(kms_key("org.kms_key_id", org.kms_key_id)?) } else { None },
         request_id: request.request_id,
     })
 }
 
-fn kms_key(text: String) -> Result<Option<KmsKeyId>, InvalidInput> {
+/// A KMS key's id, which came in `field`; None where it is empty.
+pub(in crate::grpc) fn kms_key(field: &'static str, text: String) -> Result<Option<KmsKeyId>, InvalidInput> {
     if text.is_empty() {
         return Ok(None);
     }
     if text.len() > KMS_KEY_ID_MAX || !text.bytes().all(|b| b.is_ascii_graphic()) {
-        return Err(InvalidInput::new("org.kms_key_id", "a KMS key's id: printable ASCII without spaces"));
+        return Err(InvalidInput::new(field, "a KMS key's id: printable ASCII without spaces"));
     }
     Ok(Some(KmsKeyId(text)))
 }

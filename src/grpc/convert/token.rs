@@ -186,7 +186,7 @@ pub(in crate::grpc) fn token(view: TokenView) -> pb::Token {
         name: named(record.id),
         subject: record.subject.to_string(),
         description: record.description,
-        grants: record.grants.into_iter().map(grant).collect(),
+        grants: record.grants.into_vec().into_iter().map(grant).collect(),
         create_time: Some(timestamp(record.created)),
         expire_time: Some(timestamp(record.expires)),
         max_expire_time: Some(timestamp(record.max_expires)),

@@ -8,6 +8,7 @@
 //! | `A#{chain}#{b / 4096}` | `B#{b}` | a batch: header ([`batch`]) and records ([`record`]), signed |
 //! | `A#{chain}#{b / 4096}` | `P#{b}` | the position of a run of batches that begins with b, signed |
 //! | `A#HEADS` | chain | opened, sealed; for good, signed |
+//! | `A#HEADS` | `REPLICA#`boot | the beat of a server on a shared store ([`replicas`](super::replicas)) |
 //! | `A#OPEN` | chain | stands until the chain is indexed to its end |
 //! | `A#LOG#{segment}` | position | one tick's runs: the order of all batches, signed ([`log`]) |
 //! | `A#SEQ` | `LOG`, `INDEX` | how far the order and the index have come, signed |
@@ -29,7 +30,7 @@ use crate::{
         error::{Failure, Reason},
         ids::OrgId,
     },
-    repository::records::Records,
+    repository::{records::Records, replicas::Replicas},
     store::{Action, ITEMS_MAX, Item},
 };
 
@@ -42,6 +43,8 @@ pub mod log;
 mod order_tests;
 pub mod reader;
 pub mod record;
+#[cfg(test)]
+mod replica_tests;
 mod sequencer;
 mod shared_lane;
 mod tasks;
@@ -183,6 +186,12 @@ impl AuditLog {
     #[must_use]
     pub fn boot(&self) -> &str {
         &self.0.lanes.boot
+    }
+
+    /// This server among those of its vault.
+    #[must_use]
+    pub fn replicas(&self) -> &Replicas {
+        &self.0.lanes.replicas
     }
 
     /// Appends a record on a shared lane; durable on return.

@@ -4,6 +4,12 @@
 
 use std::collections::BTreeMap;
 
+use futures_util::{
+    StreamExt as _, TryStreamExt as _,
+    future::{BoxFuture, try_join_all},
+    stream,
+};
+
 use super::{
     AuditLog, AuditRecord,
     batch::{Batch, BatchKind, ChainId, SEGMENT_BATCHES, batch_key, batch_sort, place, segment_partition, sequence},
@@ -20,6 +26,9 @@ use crate::{
     repository::{fields::rejected, records::Records},
     store::{ITEMS_MAX, ItemKey, Order, Query, SortRange},
 };
+
+/// Chains whose ends are looked for at once.
+const CHAINS_AT_ONCE: usize = 16;
 
 /// One event of an organization.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,25 +100,36 @@ impl AuditLog {
         for chain in open {
             cuts.entry(chain).or_default();
         }
-        let mut unindexed = Vec::new();
-        for (chain, cut) in cuts {
-            let head = match lanes.head(&chain) {
+        // Those of other servers are looked for, each by a query of its own: several at a time.
+        let ends: Vec<_> =
+            cuts.into_iter().map(|(chain, cut)| self.unindexed(chain, cut, position, deadline)).collect();
+        let unindexed: Vec<_> = stream::iter(ends).buffered(CHAINS_AT_ONCE).try_collect().await?;
+        Ok(Snapshot { position, unindexed: unindexed.into_iter().flatten().collect() })
+    }
+
+    /// What of `chain` the index up to `indexed` lacks; `cut` is the last batch that it says it has.
+    fn unindexed(
+        &self,
+        chain: ChainId,
+        cut: Option<u64>,
+        indexed: u64,
+        deadline: Deadline,
+    ) -> BoxFuture<'_, Result<Option<Unindexed>, Failure>> {
+        Box::pin(async move {
+            let head = match self.0.lanes.head(&chain) {
                 Some(head) => head,
-                None => match self.end_of(&chain, cut, position, deadline).await {
+                None => match self.end_of(&chain, cut, indexed, deadline).await {
                     Ok(head) => head,
                     Err(failure) if failure.reason == Reason::RecordRejected => {
                         tracing::error!(%chain, "the last batch of a chain does not verify");
-                        continue;
+                        return Ok(None);
                     }
                     Err(failure) => return Err(failure),
                 },
             };
             let cut = cut.unwrap_or_default();
-            if head > cut {
-                unindexed.push(Unindexed { chain, cut, head });
-            }
-        }
-        Ok(Snapshot { position, unindexed })
+            Ok((head > cut).then_some(Unindexed { chain, cut, head }))
+        })
     }
 
     /// The last batch of `chain` that the index up to `position` may lack; 0: it has all.
@@ -186,8 +206,8 @@ pub async fn batches(
     let mut keys: Vec<ItemKey> = places.iter().map(|(chain, number)| batch_key(chain, *number)).collect();
     keys.sort_unstable();
     keys.dedup();
-    for keys in keys.chunks(ITEMS_MAX) {
-        let found = records.get_each(keys, deadline).await?;
+    let reads = keys.chunks(ITEMS_MAX).map(|keys| records.get_each(keys, deadline));
+    for found in try_join_all(reads).await? {
         items.extend(found.into_iter().filter_map(|item| item.ok().flatten()).map(|item| (item.key.clone(), item)));
     }
     let read = |(chain, number): &(ChainId, u64)| {

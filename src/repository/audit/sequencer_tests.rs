@@ -31,7 +31,7 @@ impl World {
         let lease = Lease::take(&lanes.records, &*lanes.entropy, Role::Sequencer, &lanes.boot, soon()).await;
         let chains = chains.iter().map(|(chain, last)| ((*chain).clone(), *last)).collect();
         let state = LogState { next, chains, ..LogState::default() };
-        let world = Self { store, sequencer: Sequencer::new(lanes), lease: lease.unwrap().unwrap() };
+        let world = Self { store, sequencer: Sequencer::new(lanes), lease: lease.unwrap() };
         world.write(vec![state.put(&records(&world.store)).0]).await;
         world
     }

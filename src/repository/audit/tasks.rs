@@ -24,11 +24,14 @@ use crate::{
     repository::{
         lease::{Lease, Role},
         projection::Projections,
+        replicas::BEAT_EVERY,
     },
 };
 
 /// How often the log is put in order.
 const TICK: Duration = Duration::from_millis(250);
+/// The same where several servers share a store: it is asked for each chain of the others.
+const SHARED_TICK: Duration = Duration::from_secs(1);
 /// The longest that is waited after ticks that failed.
 const AFTER_FAILURE: Duration = Duration::from_secs(2);
 /// How long one step of a tick may take.
@@ -43,7 +46,8 @@ const CATCH_UP: Duration = Duration::from_millis(50);
 pub struct AuditTasks {
     log: AuditLog,
     lease: Option<Lease>,
-    is_past_sealed: bool,
+    /// When chains of servers that are gone are looked for again; None: no more.
+    past_due: Option<Instant>,
     sequencer: Sequencer,
     indexer: Indexer,
     projections: Projections,
@@ -67,7 +71,7 @@ impl AuditTasks {
         Self {
             log: log.clone(),
             lease: None,
-            is_past_sealed: false,
+            past_due: Some(log.0.lanes.clock.instant()),
             sequencer: Sequencer::new(lanes()),
             indexer: Indexer::new(lanes()),
             projections: Projections::default(),
@@ -78,15 +82,16 @@ impl AuditTasks {
     /// Runs it until `stop`, and then once more, so that seals are indexed: cancel `stop` after
     /// [`AuditLog::close`].
     pub async fn run(mut self, stop: CancellationToken) {
+        let tick = if self.log.replicas().is_alone() { TICK } else { SHARED_TICK };
         let mut wait = Duration::ZERO;
         loop {
             let is_last = stop.is_cancelled();
             let pace = if is_last { Pace::Last } else { Pace::Gentle };
             wait = match self.paced_tick(pace).await {
-                Ok(()) => TICK,
+                Ok(()) => tick,
                 Err(failure) => {
                     tracing::warn!(error = &failure as &dyn std::error::Error, "the audit log is not put in order");
-                    wait.max(TICK).saturating_mul(2).min(AFTER_FAILURE)
+                    wait.max(tick).saturating_mul(2).min(AFTER_FAILURE)
                 }
             };
             if is_last {
@@ -94,7 +99,7 @@ impl AuditTasks {
             }
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = self.log.0.poked.notified(), if wait == TICK => {}
+                () = self.log.0.poked.notified(), if wait == tick => {}
                 () = tokio::time::sleep(wait) => {}
             }
         }
@@ -112,9 +117,9 @@ impl AuditTasks {
         let ended = self.run_tick(pace).await;
         if ended.is_err() {
             self.lease = None;
-            let kept = (self.is_past_sealed, self.fold_failed);
+            let kept = (self.past_due, self.fold_failed);
             *self = Self::new(&self.log);
-            (self.is_past_sealed, self.fold_failed) = kept;
+            (self.past_due, self.fold_failed) = kept;
         }
         ended
     }
@@ -125,15 +130,16 @@ impl AuditTasks {
         let lease = match &self.lease {
             Some(lease) => lease.clone(),
             None => {
-                let role = Role::Sequencer;
-                let taken = Lease::take(&lanes.records, &*lanes.entropy, role, &lanes.boot, deadline()).await?;
+                let taken = lanes.replicas.take(Role::Sequencer, deadline()).await?;
                 let Some(lease) = taken else { return Ok(()) };
                 self.lease.insert(lease).clone()
             }
         };
-        if !self.is_past_sealed {
+        let now = lanes.clock.instant();
+        if self.past_due.is_some_and(|due| due <= now) {
             seal_past(&lanes).await?;
-            self.is_past_sealed = true;
+            // Where this server is alone, nobody dies beside it.
+            self.past_due = now.checked_add(BEAT_EVERY).filter(|_| !lanes.replicas.is_alone());
         }
         loop {
             let fresh = self.sequencer.advance(&lease, deadline()).await?;
@@ -251,11 +257,14 @@ enum Pace {
     Whole,
 }
 
-/// Seals the chains that earlier boots left open: on an exclusive store they are gone for good.
+/// Seals the chains that servers left open which are gone: every earlier one, where this one is alone.
 async fn seal_past(lanes: &Lanes) -> Result<(), Failure> {
     let deadline = || lanes.clock.deadline(STEP);
     let mut past = open_chains(&lanes.records, deadline()).await?;
-    past.retain(|chain| chain.boot() != lanes.boot);
+    lanes.replicas.look(deadline()).await?;
+    past.retain(|chain| !lanes.replicas.is_alive(chain.boot()));
+    let needed: Vec<_> = past.iter().map(ChainId::boot).collect();
+    lanes.replicas.forget_dead(&needed, deadline()).await?;
     if past.is_empty() {
         return Ok(());
     }

@@ -26,7 +26,10 @@ use crate::{
         clock::{Clock, Deadline, Entropy, Timestamp, random},
         error::{Failure, Reason},
     },
-    repository::records::{Expected, Records},
+    repository::{
+        records::{Expected, Records},
+        replicas::Replicas,
+    },
     store::{Action, Item, StoreError, WriteId, Written},
 };
 
@@ -38,6 +41,7 @@ pub(super) struct Lanes {
     pub(super) settings: AuditSettings,
     /// 16 hex digits, new for each start.
     pub(super) boot: String,
+    pub(super) replicas: Replicas,
     chains: AtomicU32,
     is_writable: AtomicBool,
     /// The last batch of each of this boot's chains that no lane is in doubt about.
@@ -52,12 +56,15 @@ impl Lanes {
         settings: AuditSettings,
     ) -> Result<Self, Failure> {
         let boot = random::<8>(&*entropy).map_err(|error| Failure::new(Reason::Internal).caused_by(error))?;
+        let boot = data_encoding::HEXLOWER.encode(&boot);
+        let replicas = Replicas::new(records.clone(), Arc::clone(&clock), Arc::clone(&entropy), boot.clone());
         Ok(Self {
             records,
             clock,
             entropy,
             settings,
-            boot: data_encoding::HEXLOWER.encode(&boot),
+            boot,
+            replicas,
             chains: AtomicU32::new(0),
             is_writable: AtomicBool::new(true),
             heads: Mutex::default(),

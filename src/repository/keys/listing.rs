@@ -24,6 +24,8 @@ pub struct Row {
     pub key: KeyId,
     /// Its provider.
     pub provider: ProviderId,
+    /// Where it is for.
+    pub environment: Option<Environment>,
     /// Its state.
     pub state: KeyState,
     /// Its labels.
@@ -72,6 +74,30 @@ pub async fn page(
     Ok((page.items.iter().filter_map(|item| row(item).ok()).collect(), page.next))
 }
 
+/// How many rows there are of those that `is_counted`.
+///
+/// # Errors
+/// STORE_UNAVAILABLE.
+pub async fn count(
+    records: &Records,
+    org: &OrgId,
+    is_counted: impl Fn(&Row) -> bool,
+    deadline: impl Fn() -> Deadline,
+) -> Result<u64, Failure> {
+    let (mut count, mut after) = (0_u64, None);
+    loop {
+        let (rows, next) = page(records, org, None, COUNTED_AT_ONCE, after, deadline()).await?;
+        count = count.saturating_add(rows.iter().filter(|row| is_counted(row)).count() as u64);
+        if next.is_none() {
+            return Ok(count);
+        }
+        after = next;
+    }
+}
+
+/// Rows that are read at once to be counted.
+const COUNTED_AT_ONCE: usize = 1_000;
+
 fn item_key(record: &KeyRecord) -> ItemKey {
     ItemKey::new(format!("O#{}#KEYS", record.name.org), format!("{}#{}", record.provider, record.name.id))
 }
@@ -82,6 +108,10 @@ fn row(item: &Item) -> Result<Row, Failure> {
         sort: item.key.sort.clone(),
         key: KeyId::parse("key", attributes.text("key")?).map_err(|_| rejected("key"))?,
         provider: ProviderId::parse("provider", attributes.text("provider")?).map_err(|_| rejected("provider"))?,
+        environment: attributes
+            .opt_text("environment")?
+            .map(|text| Environment::parse("environment", text).map_err(|_| rejected("environment")))
+            .transpose()?,
         state: KeyState::from_text(attributes.text("state")?).ok_or_else(|| rejected("state"))?,
         labels: attributes.map_of_text("labels")?,
     })

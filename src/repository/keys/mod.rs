@@ -62,13 +62,19 @@ impl StoredVersion {
 /// The partition of a key.
 #[must_use]
 pub fn partition(org: &OrgId, key: &KeyId) -> String {
-    format!("O#{org}#K#{key}")
+    ["O#", org.as_str(), "#K#", key.as_str()].concat()
 }
 
 /// Where a key's record lives.
 #[must_use]
 pub fn meta_key(org: &OrgId, key: &KeyId) -> ItemKey {
     ItemKey::new(partition(org, key), "META")
+}
+
+/// Whether `at` is the [`meta_key`] of `key`; made for the path of a retrieval, it builds none.
+fn is_meta_key(at: &ItemKey, org: &OrgId, key: &KeyId) -> bool {
+    let rest = at.partition.strip_prefix("O#").and_then(|rest| rest.strip_prefix(org.as_str()));
+    at.sort == "META" && rest.and_then(|rest| rest.strip_prefix("#K#")) == Some(key.as_str())
 }
 
 /// Where a version's record lives.
@@ -91,7 +97,7 @@ pub fn open(records: &Records, org: &OrgId, key: &KeyId, item: Item) -> Result<S
 /// # Errors
 /// RECORD_REJECTED.
 pub fn open_shared(records: &Records, org: &OrgId, key: &KeyId, item: &SharedItem) -> Result<Arc<StoredKey>, Failure> {
-    if item.key != meta_key(org, key) {
+    if !is_meta_key(&item.key, org, key) {
         return Err(fields::rejected("key"));
     }
     records.decoded(item, |verified| codec::key(KeyName { org: org.clone(), id: key.clone() }, verified))
@@ -209,7 +215,7 @@ pub async fn versions(
 /// verify is left out.
 ///
 /// # Errors
-/// STORE_UNAVAILABLE, RECORD_REJECTED.
+/// STORE_UNAVAILABLE.
 pub async fn version_page(
     records: &Records,
     record: &KeyRecord,
@@ -217,6 +223,26 @@ pub async fn version_page(
     after: Option<String>,
     deadline: Deadline,
 ) -> Result<(Vec<StoredVersion>, Option<String>), Failure> {
+    let (versions, next) = each_version(records, record, limit, after, deadline).await?;
+    let sound = versions.into_iter().filter_map(|version| {
+        let broken =
+            |_| tracing::warn!(key = %record.name, "a version's record does not verify: the listing leaves it out");
+        version.map_err(broken).ok()
+    });
+    Ok((sound.collect(), next))
+}
+
+/// [`version_page`], with a RECORD_REJECTED in the place of a version whose record does not verify.
+///
+/// # Errors
+/// STORE_UNAVAILABLE.
+pub async fn each_version(
+    records: &Records,
+    record: &KeyRecord,
+    limit: usize,
+    after: Option<String>,
+    deadline: Deadline,
+) -> Result<(Vec<Result<StoredVersion, Failure>>, Option<String>), Failure> {
     let query = Query {
         partition: partition(&record.name.org, &record.name.id),
         range: SortRange::Prefix("V#".to_owned()),
@@ -225,18 +251,11 @@ pub async fn version_page(
         after,
     };
     let page = records.query(query, deadline).await?;
-    let mut versions = Vec::with_capacity(page.items.len());
-    for item in page.items {
+    let open = |item: Item| {
         let number = item.key.sort.strip_prefix("V#").and_then(|number| number.parse().ok());
-        let number = number.ok_or_else(|| fields::rejected("number"));
-        match number.and_then(|number| open_version(records, record, number, item)) {
-            Ok(version) => versions.push(version),
-            Err(_) => {
-                tracing::warn!(key = %record.name, "a version's record does not verify: the listing leaves it out")
-            }
-        }
-    }
-    Ok((versions, page.next))
+        open_version(records, record, number.ok_or_else(|| fields::rejected("number"))?, item)
+    };
+    Ok((page.items.into_iter().map(open).collect(), page.next))
 }
 
 /// The deletions of at most `limit` versions of a key with their fingerprint rows, and whether

@@ -30,7 +30,7 @@ fn token(of: &str, id: char) -> TokenRecord {
         id: TokenId::parse("id", &id.to_string().repeat(32)).unwrap(),
         subject: Subject::parse("subject", "svc").unwrap(),
         description: String::new(),
-        grants: vec![],
+        grants: vec![].into(),
         mode: TokenMode::Live,
         confirmation: Confirmation::Certificate([7; 32]),
         created: Timestamp::from_seconds(1_000),

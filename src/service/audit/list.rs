@@ -1,6 +1,8 @@
 //! A page of an organization's events, newest first: what is not indexed yet from the chains, by
 //! time, and then the index down from the position that the first page fixed.
 
+use std::time::Duration;
+
 use super::{Event, EventFilter, Source};
 use crate::{
     domain::{
@@ -10,7 +12,7 @@ use crate::{
     },
     repository::audit::{
         archive::ArchiveState,
-        batch::{ChainId, place, sequence},
+        batch::{Batch, ChainId, place, sequence},
         index::{self, IndexRow},
         reader::{self, Unindexed},
     },
@@ -22,6 +24,8 @@ const ROWS_AT_ONCE: usize = 24;
 /// Index rows, and batches of the chains' ends, that one page looks at; then it is short. Each end's
 /// first batch is not counted, so that a page gets on however many ends there are.
 const LOOKS_MAX: usize = 480;
+/// Batches of one chain's end that are read at once, at most.
+const CHUNK_MAX: u64 = 8;
 /// Days of the index that are asked for at once.
 const DAYS_AT_ONCE: usize = 64;
 
@@ -69,6 +73,7 @@ pub(super) async fn page(
     wanted: &Wanted<'_>,
     at: Option<Place>,
 ) -> Result<(Vec<Event>, Option<Place>), Failure> {
+    let spare = source.clock.left(wanted.deadline) / 2;
     let at = match at {
         Some(at) => at,
         None => {
@@ -78,7 +83,8 @@ pub(super) async fn page(
         }
     };
     let floor = ArchiveState::load(&source.records, wanted.deadline).await?.floor;
-    let mut walk = Walk { source, wanted, floor, events: Vec::new(), looks: 0, looks_max: LOOKS_MAX + at.ends.len() };
+    let looks_max = LOOKS_MAX + at.ends.len();
+    let mut walk = Walk { source, wanted, floor, events: Vec::new(), looks: 0, looks_max, spare };
     let next = match walk.ends(at).await? {
         Walked::All(place) => walk.index(place).await?,
         Walked::Until(place) => Some(place),
@@ -99,6 +105,8 @@ struct Walk<'a> {
     events: Vec<Event>,
     looks: usize,
     looks_max: usize,
+    /// What must be left of the time for the page to look on.
+    spare: Duration,
 }
 
 impl Walk<'_> {
@@ -112,23 +120,22 @@ impl Walk<'_> {
         }
         true
     }
+    /// Whether the page has looked at enough, or for long enough: a short page now is worth more than
+    /// none in time.
     fn is_tired(&self) -> bool {
-        self.looks >= self.looks_max
+        self.looks >= self.looks_max || self.source.clock.left(self.wanted.deadline) < self.spare
     }
 
     async fn ends(&mut self, at: Place) -> Result<Walked, Failure> {
         let mut ends = Vec::new();
         for end in &at.ends {
             let chain = ChainId::parse(&end.chain).ok_or(Reason::InvalidPageToken)?;
-            ends.push(Backwards { chain, from: end.from, below: end.below, loaded: Vec::new() });
+            ends.push(Backwards { chain, from: end.from, below: end.below, loaded: Vec::new(), chunk: 1 });
         }
         loop {
             // Only when each has its newest event in hand is it known which one is the newest.
-            for end in &mut ends {
-                while end.is_wanting() && !self.is_tired() {
-                    end.load(self.source, self.wanted, at.position).await?;
-                    self.looks += 1;
-                }
+            while ends.iter().any(Backwards::is_wanting) && !self.is_tired() {
+                self.load(&mut ends, at.position).await?;
             }
             ends.retain(|end| !end.loaded.is_empty() || end.is_wanting());
             let place = |ends: &[Backwards]| Place { ends: ends.iter().map(Backwards::end).collect(), ..at.clone() };
@@ -148,6 +155,32 @@ impl Walk<'_> {
             }
             *below = sequence;
         }
+    }
+
+    /// Reads on, at once, of all ends that have nothing in hand. `indexed`: the position up to which the
+    /// index went.
+    async fn load(&mut self, ends: &mut [Backwards], indexed: u64) -> Result<(), Failure> {
+        let mut wanting: Vec<_> = ends.iter_mut().filter(|end| end.is_wanting()).collect();
+        let windows: Vec<_> = wanting.iter_mut().map(|end| end.next_window()).collect();
+        let of = |(end, window): (&&mut Backwards, &Vec<u64>)| {
+            window.iter().map(|number| (end.chain.clone(), *number)).collect::<Vec<_>>()
+        };
+        let places: Vec<_> = wanting.iter().zip(&windows).flat_map(of).collect();
+        self.looks += places.len();
+        let deadline = self.wanted.deadline;
+        let mut batches = reader::batches(&self.source.records, &places, deadline).await?;
+        // They stand behind what was indexed: they may have left only once all of that has.
+        if batches.iter().any(Option::is_none)
+            && ArchiveState::load(&self.source.records, deadline).await?.floor <= indexed + 1
+        {
+            let missing = places.iter().zip(&batches).filter(|(_, batch)| batch.is_none());
+            missing.for_each(|((chain, number), _)| reader::left_out(chain, *number));
+        }
+        for (end, window) in wanting.into_iter().zip(windows) {
+            let rest = batches.split_off(window.len().min(batches.len()));
+            end.take_in(self.wanted.org, &window, std::mem::replace(&mut batches, rest));
+        }
+        Ok(())
     }
 
     async fn index(&mut self, mut at: Place) -> Result<Option<Place>, Failure> {
@@ -238,8 +271,10 @@ struct Backwards {
     chain: ChainId,
     from: u64,
     below: u64,
-    /// The organization's events of the batch that is being read, the newest last.
+    /// The organization's events of the batches that were read, the newest last.
     loaded: Vec<Event>,
+    /// How many batches are read next: ever more of a chain of which one did not do.
+    chunk: u64,
 }
 
 impl Backwards {
@@ -247,23 +282,26 @@ impl Backwards {
     fn is_wanting(&self) -> bool {
         self.loaded.is_empty() && self.from < self.below
     }
-    /// Reads the next batch back. `indexed`: the position up to which the index went.
-    async fn load(&mut self, source: &Source, wanted: &Wanted<'_>, indexed: u64) -> Result<(), Failure> {
-        let (number, last) = place(self.below.saturating_sub(1));
-        let places = [(self.chain.clone(), number)];
-        let batch = reader::batches(&source.records, &places, wanted.deadline).await?.into_iter().next().flatten();
-        // It stands behind what was indexed: it may have left only once all of that has.
-        if batch.is_none() && ArchiveState::load(&source.records, wanted.deadline).await?.floor <= indexed + 1 {
-            reader::left_out(&self.chain, number);
+    /// The batches that are read next, the newest first.
+    fn next_window(&mut self) -> Vec<u64> {
+        let (newest, _) = place(self.below.saturating_sub(1));
+        let (oldest, _) = place(self.from);
+        let oldest = oldest.max(newest.saturating_sub(self.chunk - 1));
+        self.chunk = (self.chunk * 2).min(CHUNK_MAX);
+        (oldest..=newest).rev().collect()
+    }
+    /// Takes in what was read of `window`.
+    fn take_in(&mut self, org: &OrgId, window: &[u64], batches: Vec<Option<Batch>>) {
+        let left = |event: &Event| event.sequence < self.below;
+        let events = batches
+            .iter()
+            .flatten()
+            .rev()
+            .flat_map(|batch| (0..batch.records.len()).filter_map(|index| Event::of(org, batch, index, 0)));
+        self.loaded = events.filter(left).collect();
+        if let (true, Some(oldest)) = (self.loaded.is_empty(), window.last()) {
+            self.below = sequence(*oldest, 0);
         }
-        if let Some(batch) = batch {
-            let indexes = 0..batch.records.len().min(last + 1);
-            self.loaded.extend(indexes.filter_map(|index| Event::of(wanted.org, &batch, index, 0)));
-        }
-        if self.loaded.is_empty() {
-            self.below = sequence(number, 0);
-        }
-        Ok(())
     }
     fn end(&self) -> End {
         End { chain: self.chain.to_string(), from: self.from, below: self.below }

@@ -9,14 +9,13 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    domain::clock::{Clock, Deadline, Entropy, Timestamp},
+    domain::clock::{Clock, Deadline, Timestamp},
     repository::{
         audit::{
             AuditLog,
             archive::{Archived, Archiver, Directory, Trouble},
         },
         lease::{Lease, Role},
-        records::Records,
     },
     service::Parts,
 };
@@ -52,7 +51,7 @@ impl ArchiveStatus {
 
 /// What is kept from one look to the next.
 #[derive(Debug, Default)]
-struct Turn {
+pub(super) struct Turn {
     lease: Option<Lease>,
     /// Nothing can leave before then.
     waits: Option<Timestamp>,
@@ -63,9 +62,7 @@ struct Turn {
 pub struct Retention {
     archiver: Archiver,
     audit: AuditLog,
-    records: Records,
     clock: Arc<dyn Clock>,
-    entropy: Arc<dyn Entropy>,
     directory: Directory,
     status: ArchiveStatus,
 }
@@ -77,9 +74,7 @@ impl Retention {
         Self {
             archiver: Archiver::new(&parts.audit, directory.clone(), retention),
             audit: parts.audit.clone(),
-            records: parts.records.clone(),
             clock: Arc::clone(&parts.clock),
-            entropy: Arc::clone(&parts.entropy),
             directory,
             status: ArchiveStatus::new(),
         }
@@ -105,7 +100,7 @@ impl Retention {
                 pause = PAUSE;
                 problem
             } else if let Err(trouble) = self.round(&mut turn).await {
-                (pause, after_failure) = (after_failure, (after_failure * 2).min(AFTER_FAILURE.1));
+                (pause, after_failure) = (after_failure, longer(after_failure));
                 trouble.to_string()
             } else {
                 (pause, after_failure) = (PAUSE, AFTER_FAILURE.0);
@@ -119,7 +114,7 @@ impl Retention {
     }
 
     /// Moves everything that is old enough.
-    async fn round(&self, turn: &mut Turn) -> Result<(), Trouble> {
+    pub(super) async fn round(&self, turn: &mut Turn) -> Result<(), Trouble> {
         if let Some(until) = turn.waits {
             self.tell_waiting(until);
             if self.clock.now() < until {
@@ -128,9 +123,8 @@ impl Retention {
         }
         turn.waits = None;
         let lease = &mut turn.lease;
-        let (role, boot) = (Role::Archivist, self.audit.boot());
         if lease.is_none() {
-            *lease = Lease::take(&self.records, &*self.entropy, role, boot, self.deadline()).await?;
+            *lease = self.audit.replicas().take(Role::Archivist, self.deadline()).await?;
         }
         let Some(lease) = lease else { return Ok(()) };
         loop {
@@ -166,4 +160,9 @@ impl Retention {
     fn deadline(&self) -> Deadline {
         self.clock.deadline(PATIENCE)
     }
+}
+
+/// How long is waited after one more failure than the one behind which it was `pause`.
+pub(super) fn longer(pause: Duration) -> Duration {
+    (pause * 2).min(AFTER_FAILURE.1)
 }

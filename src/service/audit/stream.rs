@@ -92,9 +92,7 @@ impl<S: Fn(&Cursor) -> Result<String, Failure> + Send + Sync> Pump<'_, S> {
                 heartbeat.as_mut().set(sleep(self.heartbeat));
             }
             // Everything before has been looked at: a token of a quiet organization moves on, too.
-            if at.position < until {
-                (at.position, at.record) = (until, 0);
-            }
+            (at.position, at.record) = (at.position, at.record).max((until, 0));
             if is_last {
                 return Ok(());
             }
@@ -122,7 +120,7 @@ impl<S: Fn(&Cursor) -> Result<String, Failure> + Send + Sync> Pump<'_, S> {
 
     /// Whether the index holds everything that stood in the log at `end` and that it can hold:
     /// nothing behind a batch that does not verify is put in order, and nobody waits for it.
-    async fn has_passed(&self, end: &Snapshot) -> Result<bool, Failure> {
+    pub(super) async fn has_passed(&self, end: &Snapshot) -> Result<bool, Failure> {
         let now = self.source.audit.snapshot(self.deadline()).await?;
         let is_behind = |left: &Unindexed| end.unindexed.iter().any(|it| it.chain == left.chain && left.cut < it.head);
         let behind = now.unindexed.into_iter().filter(is_behind);
@@ -133,7 +131,7 @@ impl<S: Fn(&Cursor) -> Result<String, Failure> + Send + Sync> Pump<'_, S> {
 
     /// Sends what stands between `at` and position `until`, which is moved on; whether there was
     /// anything to send.
-    async fn send_until(&self, at: &mut Cursor, until: u64) -> Result<bool, Failure> {
+    pub(super) async fn send_until(&self, at: &mut Cursor, until: u64) -> Result<bool, Failure> {
         let records = &self.source.records;
         let mut has_sent = false;
         self.check_floor(at).await?;

@@ -29,6 +29,7 @@ use crate::{
 };
 use rows::{Kind, Row, State};
 
+mod rewrap;
 mod rotation;
 mod rows;
 #[cfg(test)]

@@ -208,7 +208,7 @@ pub(super) fn primary(rows: &[Row]) -> Result<&Row, Failure> {
 }
 
 /// Where a key is sealed for: a row's value moved to another row, or kind of row, does not open.
-struct Place {
+pub(super) struct Place {
     org: OrgId,
     org_uid: Uid,
     kid: Uid,
@@ -220,7 +220,11 @@ impl Place {
         let org = OrgId::system();
         Self { org_uid: Uid::stored(org.as_str()), org, kid: Uid::stored(kid), sort: kind.sort(kid) }
     }
-    fn context(&self) -> SealContext<'_> {
+    /// That of the row of this sort key; None for one that holds no key.
+    pub(super) fn of(sort: &str) -> Option<Self> {
+        Kind::of(sort).map(|(kind, kid)| Self::new(kind, kid))
+    }
+    pub(super) fn context(&self) -> SealContext<'_> {
         SealContext {
             purpose: Purpose::Service,
             org_uid: &self.org_uid,

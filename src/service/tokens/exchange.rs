@@ -80,7 +80,7 @@ impl TokenService {
                 id,
                 subject: permit.subject().clone(),
                 description: String::new(),
-                grants: grants.to_vec(),
+                grants: grants.to_vec().into(),
                 mode: mode_in(ground.is_mock, permit.mode(), None)?,
                 confirmation: permit.confirmation().clone(),
                 created: call.time,

@@ -79,7 +79,7 @@ impl TokenService {
                 id,
                 subject: request.subject.clone(),
                 description: request.description.clone(),
-                grants: request.grants.clone(),
+                grants: request.grants.clone().into(),
                 mode: mode_in(ground.is_mock, mode, request.mode)?,
                 confirmation: request.confirmation.clone().unwrap_or_else(|| own_confirmation(call)),
                 created: call.time,

@@ -21,7 +21,7 @@ pub(super) fn view() -> TokenView {
         id: TokenId::parse("id", &"0".repeat(32)).unwrap(),
         subject: Subject::parse("subject", "a").unwrap(),
         description: String::new(),
-        grants: vec![],
+        grants: vec![].into(),
         mode: TokenMode::Live,
         confirmation: Confirmation::Certificate([7; 32]),
         created: at(100),

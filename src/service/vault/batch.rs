@@ -140,7 +140,7 @@ impl Vault {
     ) -> Result<Vec<Result<Retrieved, Failure>>, Failure> {
         let is_mock = permit.mode() == TokenMode::Mock;
         let draft = |ready: &Chosen| {
-            let draft = retrieval(call, ready.record(), ready.record().full_name(), ready.number, purpose);
+            let draft = retrieval(call, ready.record(), ready.number, purpose);
             if is_mock { AuditDraft { action: Action::KeyRetrieveMock, ..draft } } else { draft }
         };
         let (receipts, mut values) = if uses.is_some() {

@@ -27,7 +27,7 @@ use crate::{
         mutation::{Idempotency, Mutated, Remembered},
         session::Access,
     },
-    store::{Action, Item},
+    store::{Action, Item, ItemKey},
 };
 
 /// A key to be stored.
@@ -88,15 +88,24 @@ impl Vault {
         let mut next = || items.next().flatten();
         let (org, meta, left, row) = (next(), next(), next(), next());
         if let Some(remembered) = self.parts.mutations.prior(idempotency.as_ref(), row)? {
+            // What is read at once is no snapshot: the row may be younger than the key beside it.
+            let meta = self.read_one(call, keys::meta_key(&name.org, &name.id)).await?;
             return self.created_before(call, &session.permit, &name, remembered, meta).await;
         }
         let org = orgs::decode(&self.parts.records.verify(org.ok_or(Reason::OrgNotFound)?)?)?;
         let left = keys::open_left(&self.parts.records, &name.org, &name.id, left)?;
-        let draft = self.draft(&org, name, left, &request)?;
+        let draft = self.draft(&org, name.clone(), left, &request)?;
         if !session.permit.covers(&draft.full_name(), draft.environment.as_ref(), &draft.labels) {
             return Err(Reason::ResourceNotGranted.into());
         }
         if meta.is_some() {
+            // Nor may the key be younger than the row: the same request may have made it meanwhile.
+            if let Some(idempotency) = &idempotency {
+                let row = self.read_one(call, idempotency.key.clone()).await?;
+                if let Some(remembered) = self.parts.mutations.prior(Some(idempotency), row)? {
+                    return self.created_before(call, &session.permit, &name, remembered, meta).await;
+                }
+            }
             return Err(Reason::KeyExists.into());
         }
         self.store(call, &org, (draft, left), request, idempotency.as_ref(), &session.permit).await
@@ -208,6 +217,10 @@ impl Vault {
             last_version: left.last_version,
             revision: 0,
         })
+    }
+
+    async fn read_one(&self, call: &Call, key: ItemKey) -> Result<Option<Item>, Failure> {
+        Ok(super::first(self.parts.records.get(&[key], call.deadline).await?))
     }
 
     /// The provider that is named, or else the one that the shape is certain of.

@@ -114,6 +114,8 @@ impl Vault {
         let row = idempotency.as_ref().and_then(|_| items.next().flatten());
         let found = self.covered(&session.permit, name, meta)?;
         if let Some(remembered) = self.parts.mutations.prior(idempotency.as_ref(), row)? {
+            // What is read at once is no snapshot: the row may be younger than the key beside it.
+            let found = self.read_again(&session.permit, asked).await?;
             return Ok(Begun::Before(remembered, found.map(Box::new)));
         }
         let edit = Edit { asked, permit: session.permit, idempotency, found, more: items.collect(), attempts: 0 };

@@ -31,6 +31,7 @@ mod list;
 pub mod purge;
 mod read;
 mod retrieve;
+mod rewrap;
 mod rotate;
 
 pub use batch::{BatchRetrieve, NAMES_MAX};
@@ -40,6 +41,7 @@ pub use lifecycle::KeyUpdate;
 pub use list::{KeyFilter, ListKeys, Listed};
 pub use read::{ListVersions, ListedVersions};
 pub use retrieve::{Retrieve, Retrieved};
+pub use rewrap::{Rewrap, Rewrapped};
 pub use rotate::{AddVersion, Added, DestroyedVersion, Promote};
 
 /// What an operator sets.

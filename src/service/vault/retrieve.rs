@@ -100,8 +100,7 @@ impl Vault {
         if let VersionSelector::Number(number) = request.name.version {
             needs.push(keys::version_key(&name.org, &name.id, number));
         }
-        let full_name = name.to_string();
-        let access = Access::AnyOf(&[Scope::KeysRead, Scope::KeysReadAdmin], full_name.clone());
+        let access = Access::AnyOf(&[Scope::KeysRead, Scope::KeysReadAdmin], name.full_name());
         let session = self.parts.sessions.open_shared(call, access, &needs).await?;
         let mut items = session.items.into_iter();
         let (meta, own) = (items.next().flatten(), items.next().flatten());
@@ -115,15 +114,15 @@ impl Vault {
             None => own,
         };
         let chosen = self.choose(stored, number, own, now)?;
-        let draft = retrieval(call, chosen.record(), full_name, number, &request.purpose);
+        let draft = || retrieval(call, chosen.record(), number, &request.purpose);
         if known == Some(number) {
-            let draft = AuditDraft { action: Action::KeyCheck, ..draft };
+            let draft = AuditDraft { action: Action::KeyCheck, ..draft() };
             let receipt = self.parts.audit.append(draft, call.deadline).await?;
             return self.retrieved(&chosen, None, false, receipt);
         }
         let (mut uses, permit) = (session.uses, &session.permit);
         if request.mock || permit.mode() == TokenMode::Mock {
-            let draft = AuditDraft { action: Action::KeyRetrieveMock, ..draft };
+            let draft = AuditDraft { action: Action::KeyRetrieveMock, ..draft() };
             let receipt = self.record(call, permit, &mut uses, draft).await?;
             let secret = self.made_up(chosen.record(), number)?;
             return self.retrieved(&chosen, Some(secret), true, receipt);
@@ -183,19 +182,19 @@ impl Vault {
         permit: &Permit,
         uses: &mut Option<Uses>,
         chosen: &Chosen,
-        draft: AuditDraft,
+        draft: impl Fn() -> AuditDraft,
     ) -> Result<(ProviderKey, Receipt), Failure> {
         let (recorded, opened) = if uses.is_some() {
-            let receipt = self.record(call, permit, uses, draft.clone()).await?;
+            let receipt = self.record(call, permit, uses, draft()).await?;
             (Ok(receipt), self.open(call, chosen).await)
         } else {
-            let recording = self.parts.audit.append(draft.clone(), call.deadline);
+            let recording = self.parts.audit.append(draft(), call.deadline);
             tokio::join!(recording, self.open(call, chosen))
         };
         let receipt = recorded?;
         match opened {
             Ok(secret) => Ok((secret, receipt)),
-            Err(failure) => Err(self.unopened(failure, draft, &receipt)),
+            Err(failure) => Err(self.unopened(failure, draft(), &receipt)),
         }
     }
 
@@ -287,11 +286,11 @@ pub(super) fn unread_version(record: &KeyRecord, number: u32, own: Option<&Item>
 }
 
 /// The record of a retrieval.
-pub(super) fn retrieval(call: &Call, record: &KeyRecord, full_name: String, number: u32, purpose: &str) -> AuditDraft {
+pub(super) fn retrieval(call: &Call, record: &KeyRecord, number: u32, purpose: &str) -> AuditDraft {
     AuditDraft {
         purpose: purpose.to_owned(),
         details: details(record, Some(number)),
-        ..call.draft(record.name.org.clone(), full_name)
+        ..call.draft(record.name.org.clone(), record.full_name())
     }
 }
 

@@ -39,13 +39,22 @@ impl Server {
         Self::start(without_capabilities()).await
     }
 
+    /// The vault in `home`, served by a process whose memory this one can read, with these variables.
+    pub async fn serve_readable(home: Home, environment: &'static [(&'static str, &'static str)]) -> Self {
+        Self::serve(home, readable(), environment).await
+    }
+
     async fn start(words: &[&str]) -> Self {
         let home = Home::make();
         home.init().await.unwrap();
+        Self::serve(home, words, ENVIRONMENT).await
+    }
+
+    async fn serve(home: Home, words: &[&str], environment: &'static [(&'static str, &'static str)]) -> Self {
         let runner = Runner {
             words: words.iter().map(|&word| word.to_owned()).collect(),
             settings: "log = { level = 'trace' }",
-            environment: ENVIRONMENT,
+            environment,
             ..Runner::default()
         };
         let site = Arc::new(Site::of(home, "vault.db", runner));

@@ -65,19 +65,21 @@ impl Writer {
 
     /// Writes and reads until the vault is gone, and tells of each answer.
     pub async fn work(&mut self, caller: &Caller, answered: UnboundedSender<()>) {
-        loop {
-            let wanted = if self.dice.below(3) == 0 { self.pick_key(|facts| !facts.is_disabled) } else { None };
-            let is_answered = match wanted {
-                Some(key) => self.read(caller, &key).await,
-                None => self.write(caller).await,
-            };
-            if !is_answered {
-                return;
-            }
-            self.acknowledged += 1;
+        while self.step(caller).await {
             // Nobody may listen any more.
             let _ = answered.send(());
         }
+    }
+
+    /// Writes or reads once; false when the vault did not answer.
+    pub async fn step(&mut self, caller: &Caller) -> bool {
+        let wanted = if self.dice.below(3) == 0 { self.pick_key(|facts| !facts.is_disabled) } else { None };
+        let is_answered = match wanted {
+            Some(key) => self.read(caller, &key).await,
+            None => self.write(caller).await,
+        };
+        self.acknowledged += usize::from(is_answered);
+        is_answered
     }
 
     async fn write(&mut self, caller: &Caller) -> bool {

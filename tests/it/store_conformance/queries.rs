@@ -139,7 +139,7 @@ pub(crate) async fn refuses_a_limit_of_none(fixture: &Fixture) {
 pub(crate) async fn an_unreadable_item_hides_no_other(fixture: &Fixture) {
     let keys = ["a", "b", "c", "d"].map(|sort| key("p", sort));
     fixture.commit(keys.iter().map(|key| put(key, 1, Condition::Absent)).collect()).await;
-    fixture.damage(&keys[1]);
+    fixture.damage(&keys[1]).await;
     for query in [every("p"), reversed(every("p")), Query { limit: 1, ..every("p") }] {
         let mut items = fixture.all(query).await;
         items.sort_by(|one, other| one.key.cmp(&other.key));
@@ -152,7 +152,7 @@ pub(crate) async fn an_unreadable_item_hides_no_other(fixture: &Fixture) {
     assert!(matches!(conflict, Err(StoreError::Corrupt(_))), "{conflict:?}");
     fixture.commit(vec![put(&keys[1], 2, Condition::Present)]).await;
     assert_eq!(number(&fixture.one(&keys[1]).await.unwrap()), 2, "written again it is whole");
-    fixture.damage(&keys[1]);
+    fixture.damage(&keys[1]).await;
     fixture.commit(vec![delete(&keys[1], Condition::Any)]).await;
     assert_eq!(sorts(&fixture.all(every("p")).await), ["a", "c", "d"]);
 }

@@ -6,6 +6,7 @@ use std::{
     os::unix::process::ExitStatusExt as _,
     path::Path,
     process::{Child, ChildStdout, Command, Stdio},
+    sync::Arc,
     thread,
     time::Duration,
 };
@@ -27,7 +28,7 @@ pub(crate) fn canary(n: usize) -> String {
 
 /// `ibyok-server dev` in a directory of its own.
 pub(crate) struct Vault {
-    directory: TempDir,
+    directory: Arc<TempDir>,
     server: Child,
     environment: Vec<(String, String)>,
 }
@@ -35,7 +36,19 @@ pub(crate) struct Vault {
 impl Vault {
     /// Serving once this returns: env.sh is written last.
     pub(crate) fn start() -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        Self::serve(tempfile::tempdir().unwrap())
+    }
+
+    /// The same vault again, after its server was killed and `change` was made to its files.
+    pub(crate) fn restarted(mut self, change: impl FnOnce(&Self)) -> Self {
+        self.end();
+        change(&self);
+        fs::remove_file(self.path("env.sh")).unwrap();
+        Self::serve(Arc::clone(&self.directory))
+    }
+
+    fn serve(directory: impl Into<Arc<TempDir>>) -> Self {
+        let directory = directory.into();
         let dev = directory.path().join("dev");
         let log = directory.path().join("server.log");
         let program = Path::new(env!("CARGO_BIN_EXE_ibyok")).with_file_name("ibyok-server");
@@ -127,6 +140,11 @@ impl Vault {
         self.ended(arguments, child)
     }
 
+    fn end(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ibyok"));
         command.args(arguments).env_clear().envs(self.environment.iter().cloned()).stdout(Stdio::piped());
@@ -137,8 +155,7 @@ impl Vault {
 
 impl Drop for Vault {
     fn drop(&mut self) {
-        let _ = self.server.kill();
-        let _ = self.server.wait();
+        self.end();
     }
 }
 

@@ -13,6 +13,7 @@ mod harness;
 mod import;
 mod manage;
 mod proxy;
+mod rewrap;
 mod rotate;
 mod run;
 mod terminal;

@@ -10,6 +10,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::fs::Access;
+
 use super::format::{Beginning, Chains, FileWriter, Summary, Unsound, check};
 use crate::repository::audit::tree::Hash;
 
@@ -81,7 +83,7 @@ impl Directory {
             Ok(metadata) if !metadata.is_dir() => return Err("it is not a directory".into()),
             Ok(_) => {}
         }
-        let access = rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+        let access = Access::from_iter([Access::READ_OK, Access::WRITE_OK, Access::EXEC_OK]);
         rustix::fs::access(&self.path, access).map_err(|error| format!("the server can't write there: {error}"))
     }
 
@@ -151,12 +153,9 @@ impl Directory {
         file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
         let entry = Entry { first: summary.first, last: summary.last };
         let (from, to) = (self.path.join(UNFINISHED), self.path.join(entry.name()));
-        match fs::hard_link(&from, &to) {
-            Ok(()) => {}
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-            // Some file systems have no links; nobody else writes here, so looking first will do.
-            Err(_) if fs::symlink_metadata(&to).is_ok() => {}
-            Err(_) => fs::rename(&from, &to)?,
+        // Some file systems have no links; nobody else writes here, so looking first will do.
+        if fs::hard_link(&from, &to).is_err() && fs::symlink_metadata(&to).is_err() {
+            fs::rename(&from, &to)?;
         }
         self.give_up()?;
         File::open(&self.path)?.sync_all()?;

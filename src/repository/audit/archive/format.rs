@@ -25,7 +25,10 @@
 //! Numbers are big-endian, and positions rise by one from batch to batch. Nothing follows the digest.
 //! Batches are chained by their headers, files by their digests.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::{
+    io::{self, ErrorKind, Read, Write},
+    num::TryFromIntError,
+};
 
 use aws_lc_rs::digest::{Context, SHA256};
 
@@ -134,10 +137,10 @@ impl<W: Write> FileWriter<W> {
     /// The next batch of the row.
     pub(super) fn batch(&mut self, batch: &Batch) -> io::Result<()> {
         let header = batch.header.encode();
-        self.put(&length::<2>(header.len())?)?;
+        self.put(&u16::try_from(header.len()).map_err(too_long)?.to_be_bytes())?;
         self.put(&header)?;
         for record in &batch.records {
-            self.put(&length::<4>(record.len())?)?;
+            self.put(&u32::try_from(record.len()).map_err(too_long)?.to_be_bytes())?;
             self.put(record)?;
         }
         self.summary.last += 1;
@@ -161,13 +164,8 @@ impl<W: Write> FileWriter<W> {
     }
 }
 
-/// `length` as `N` bytes, big-endian.
-fn length<const N: usize>(length: usize) -> io::Result<[u8; N]> {
-    let bytes = (length as u64).to_be_bytes();
-    match bytes.split_last_chunk::<N>() {
-        Some((zeros, low)) if zeros.iter().all(|byte| *byte == 0) => Ok(*low),
-        _ => Err(io::Error::new(ErrorKind::InvalidInput, "it is too long for the format")),
-    }
+fn too_long(_: TryFromIntError) -> io::Error {
+    io::Error::new(ErrorKind::InvalidInput, "it is too long for the format")
 }
 
 fn hash_of(context: &Context) -> Hash {

@@ -1,7 +1,7 @@
 //! Checks a directory of archive files without a store: each file, and that they follow one another.
 //! With a store's roots, also that they are the files that were taken over.
 
-use std::io;
+use std::{cmp::Ordering, io};
 
 use super::{
     Directory, Entry, Root,
@@ -141,20 +141,15 @@ impl Walk {
         };
         // Once something is missing, a chain may begin anywhere in every later file, too.
         let beginning = if self.is_partial() { Beginning::Anywhere } else { beginning };
-        if entry.first > expected {
-            let gap = format!("the positions {expected} to {} before it are missing", entry.first - 1);
-            self.problem(name, &gap);
-            self.before = Before::Unknown { last: entry.first - 1 };
-            self.chains.clear();
-            return Beginning::Anywhere;
-        }
-        if entry.first < expected {
-            self.problem(name, "it overlaps with the file before it");
-            self.before = Before::Unknown { last: entry.first.saturating_sub(1) };
-            self.chains.clear();
-            return Beginning::Anywhere;
-        }
-        beginning
+        let problem = match entry.first.cmp(&expected) {
+            Ordering::Equal => return beginning,
+            Ordering::Greater => format!("the positions {expected} to {} before it are missing", entry.first - 1),
+            Ordering::Less => "it overlaps with the file before it".to_owned(),
+        };
+        self.problem(name, &problem);
+        self.before = Before::Unknown { last: entry.last };
+        self.chains.clear();
+        Beginning::Anywhere
     }
 
     /// Whether the files that were met do not go back to the log's beginning without a fault.

@@ -10,7 +10,7 @@ use crate::{
         clock::{ShiftedClock, SystemEntropy},
         ids::{Subject, TokenId, Uid},
         principal::{ClientCertificate, Peer},
-        token::{Confirmation, Grant, GrantText, SubjectRecord, TokenMode, TokenRecord, grants_sha256},
+        token::{Confirmation, Grant, GrantText, SubjectRecord, TokenMode, TokenRecord},
     },
     kms::fake::FakeKms,
     repository::{audit::AuditSettings, records::Expected, tokens},
@@ -91,7 +91,7 @@ impl World {
             id: TokenId::random(&SystemEntropy).unwrap(),
             subject: Subject::parse("subject", "auditor").unwrap(),
             description: String::new(),
-            grants: Grant::parse_all("grants", &[text], &org(id)).unwrap(),
+            grants: Grant::parse_all("grants", &[text], &org(id)).unwrap().into(),
             mode: TokenMode::Live,
             confirmation: Confirmation::Certificate([7; 32]),
             created: now,
@@ -116,7 +116,7 @@ impl World {
         self.write(actions).await;
         let claims = Claims {
             scopes: token.grants.iter().flat_map(|grant| grant.scopes.clone()).collect(),
-            grants_sha256: grants_sha256(&token.grants),
+            grants_sha256: *token.grants.sha256(),
             org: token.org,
             subject: token.subject,
             token_id: token.id,
@@ -181,6 +181,7 @@ impl World {
             let page = self.reader.list(call, &query, page_size).await.unwrap();
             assert!(page.events.len() <= page_size);
             events.extend(page.events);
+            assert!(events.len() < 10_000, "pages come again");
             if page.next_page_token.is_empty() {
                 return events;
             }

@@ -1,11 +1,11 @@
 //! The stream of an import. Where it breaks off it is opened again for what was not answered yet;
 //! the request ids see to it that nothing is stored twice.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use futures_util::stream;
-use ibyok_client::{Code, Error, pb};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use ibyok_client::pb;
+use indicatif::ProgressBar;
 use tonic::Status;
 
 use super::{record::Record, report::Report};
@@ -13,11 +13,8 @@ use crate::{
     failure::{Exit, Failure},
     request_id,
     session::Session,
+    streams::{Patience, progress_bar},
 };
-
-/// How often in a row the stream is opened without anything being answered.
-const ATTEMPTS_MAX: u32 = 5;
-const PAUSE_MIN: Duration = Duration::from_millis(300);
 
 /// How the keys are to be taken.
 pub(super) struct Options {
@@ -60,9 +57,8 @@ pub(super) async fn send(
     report: &mut Report,
 ) -> Result<(), Failure> {
     let (records, options) = (Arc::new(records), Arc::new(options));
-    let progress = progress_bar(records.len());
+    let (progress, mut patience) = (progress_bar(records.len() as u64), Patience::default());
     let mut answered = 0;
-    let mut attempt = 1;
     loop {
         let before = answered;
         let ended = stream(&records, &mut answered, &options, session, report, &progress).await;
@@ -70,13 +66,11 @@ pub(super) async fn send(
             progress.finish_and_clear();
             return Ok(());
         }
-        attempt = if answered > before { 1 } else { attempt + 1 };
         let broken = ended.err().unwrap_or_else(|| Status::unavailable("the server ended the import"));
-        if attempt > ATTEMPTS_MAX || !is_passing(&broken) {
+        if !patience.again(&broken, answered > before).await {
             progress.finish_and_clear();
             return Err(broken_off(broken, answered, records.len()));
         }
-        tokio::time::sleep(PAUSE_MIN * 2_u32.pow(attempt - 1)).await;
     }
 }
 
@@ -107,16 +101,6 @@ async fn stream(
     Ok(())
 }
 
-/// Whether the stream is worth opening again: what the server did not refuse, or refuses for now.
-fn is_passing(status: &Status) -> bool {
-    let has_reason = || Error::Call(Box::new(status.into())).reason().is_some();
-    match status.code() {
-        Code::Unavailable | Code::ResourceExhausted => true,
-        Code::Unknown | Code::Internal | Code::Cancelled => !has_reason(),
-        _ => false,
-    }
-}
-
 fn broken_off(status: Status, answered: usize, all: usize) -> Failure {
     let failure = Failure::from(status);
     if answered == 0 {
@@ -127,15 +111,6 @@ fn broken_off(status: Status, answered: usize, all: usize) -> Failure {
     match failure.exit {
         Exit::Unavailable | Exit::Internal => failure.next(next),
         _ => failure.and_then_do(next),
-    }
-}
-
-/// Drawn on standard error, where that is a terminal.
-fn progress_bar(length: usize) -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(Some(length as u64), ProgressDrawTarget::stderr());
-    match ProgressStyle::with_template("{bar:30} {pos} of {len} keys, {eta} left") {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Files that were changed, cut, moved, exchanged or taken away are named.
 
-use std::fs;
+use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use super::*;
 use crate::repository::audit::{
@@ -121,9 +121,12 @@ async fn a_file_under_another_name_or_a_stranger_is_named() {
     assert!(!problems(&world, 1, None).is_empty());
     fs::remove_file(path(&overlap)).unwrap();
 
-    fs::write(world.dir.path().join("audit-1-2.ibyok"), "").unwrap();
-    assert_eq!(problems(&world, 1, None), ["audit-1-2.ibyok: its name is not that of an archive file"]);
-    fs::remove_file(world.dir.path().join("audit-1-2.ibyok")).unwrap();
+    for stranger in ["audit-1-2.ibyok", "audit-1-2", "1-2.ibyok"] {
+        let path = world.dir.path().join(stranger);
+        fs::write(&path, "").unwrap();
+        assert_eq!(problems(&world, 1, None), [format!("{stranger}: its name is not that of an archive file")]);
+        fs::remove_file(path).unwrap();
+    }
     assert!(problems(&world, 1, None).is_empty());
 }
 
@@ -180,6 +183,25 @@ fn where_no_file_can_be_put_is_said() {
     assert_eq!(looked("file"), Err("it is not a directory".to_owned()));
     let problem = looked("file/inside").unwrap_err();
     assert!(problem.starts_with("the directory can't be read: "), "{problem}");
+    // Whom no mode holds back, root, can write there in truth.
+    fs::create_dir(folder.path().join("closed")).unwrap();
+    for mode in [0o700, 0o500, 0o300, 0o600] {
+        let path = folder.path().join("closed");
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        let can_be_used = fs::read_dir(&path).is_ok() && fs::write(path.join("file"), "").is_ok();
+        assert_eq!(looked("closed").is_ok(), can_be_used, "{mode:o}");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+        let _ = fs::remove_file(path.join("file"));
+    }
+}
+
+#[test]
+fn what_stands_in_the_way_of_the_next_file_is_not_passed_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let directory = Directory::new(folder.path().to_owned());
+    directory.give_up().unwrap();
+    fs::create_dir(folder.path().join("unfinished.part")).unwrap();
+    directory.give_up().unwrap_err();
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 mod faults;
 mod files;
+mod limits;
+mod offline;
 mod world;
 
 use world::{DAY, World};
@@ -111,6 +113,8 @@ async fn the_removal_is_recorded() {
     assert_eq!((told.len(), roots.len()), (3, 3));
     for (record, root) in told.iter().zip(&roots) {
         assert_eq!(record.org, "system");
+        assert_eq!(record.resource, "orgs/system/audit");
+        assert_eq!(record.purpose, "it is older than audit.retention");
         assert_eq!(record.details["first_position"], root.summary.first.to_string());
         assert_eq!(record.details["last_position"], root.summary.last.to_string());
         assert_eq!(record.details["records"], root.summary.records.to_string());
@@ -154,7 +158,7 @@ async fn who_lost_the_lease_moves_nothing() {
     let log = world.boot().await;
     let take = async |holder| {
         let records = records(&world.store);
-        Lease::take(&records, &SystemEntropy, Role::Archivist, holder, soon()).await.unwrap().unwrap()
+        Lease::take(&records, &SystemEntropy, Role::Archivist, holder, soon()).await.unwrap()
     };
     let lost = take("one").await;
     take("two").await;
@@ -350,6 +354,19 @@ async fn the_state_put_back_is_reported() {
     world.store.tamper(|items| items.insert(key.clone(), older));
     assert_eq!(world.verdict().await.unwrap_err(), "a root of the archive is missing");
     assert!(world.archive(&log).await.is_err());
+}
+
+#[tokio::test]
+async fn a_deletion_that_finds_nothing_more_below_the_floor_stops_there() {
+    let world = World::filled().await;
+    let log = world.boot().await;
+    world.interrupt_deletion(&log).await;
+    let floor = ArchiveState::load(&records(&world.store), soon()).await.unwrap().floor;
+    let has_left = |key: &ItemKey| key.partition.starts_with("A#LOG#") && key.sort.parse::<u64>().unwrap() < floor;
+    world.store.tamper(|items| items.retain(|key, _| !has_left(key)));
+    assert_eq!(world.archiver(&log, DAY).step(None).await.unwrap(), Archived::Completed);
+    let entries = crate::repository::audit::log::entries(&records(&world.store), floor, soon()).await.unwrap();
+    assert_eq!(entries.first().map(|entry| entry.position), Some(floor));
 }
 
 #[tokio::test]

@@ -1,0 +1,46 @@
+//! `ibyok rewrap`: a vault leaves its master key.
+
+use std::fs;
+
+use crate::{
+    harness::{CANARY, Vault, canary},
+    proxy::Proxy,
+};
+
+const COUNT: usize = 400;
+/// About a handshake and a few reports.
+const CUT_AFTER: usize = 3_300;
+const NEW_KEY: &str = "7f1d09e5b2c4838a6e07f1d09e5b2c4838a6e07f1d09e5b2c4838a6e01234567";
+
+#[test]
+fn a_vault_leaves_its_master_key_over_a_cut() {
+    let vault = Vault::start();
+    let lines: String = (0..COUNT).map(|n| format!("key-{n},{}\n", canary(n))).collect();
+    let file = vault.file("keys.csv", &format!("name,secret\n{lines}"));
+    vault.run(&["keys", "import", &file]).exits(0);
+    vault.run_with(&["keys", "add", "own", "--provider", "openai"], CANARY).exits(0);
+    let keys = vault.run(&["keys", "list", "-o", "json"]).exits(0).json()["keys"].as_array().unwrap().len();
+
+    let master = vault.path("master.keys");
+    let old = fs::read_to_string(&master).unwrap();
+    let vault = vault.restarted(|_| fs::write(&master, format!("{NEW_KEY}\n{old}")).unwrap());
+    let left = |arguments: &[&str]| {
+        let json = vault.run(&[&["rewrap", "-o", "json"], arguments].concat()).exits(0).json();
+        assert_eq!((&json["done"], &json["total"], &json["failed"]), (&json["total"], &json["done"], &0.into()));
+        json["rewrapped"].as_u64().unwrap()
+    };
+    let all = left(&["--dry-run"]);
+    assert_eq!(all, keys as u64 + 1, "one version of each, and the organization's own key");
+    let proxy = Proxy::cutting(1, CUT_AFTER, vault.address());
+    let done = left(&["--addr", &proxy.address]);
+    assert!(done > 0 && done <= all, "{done} of {all}: what was done when nothing was reported yet is passed over");
+    assert!(proxy.connections() >= 2, "it was cut");
+    assert_eq!(left(&["--dry-run"]), 0);
+    vault.run(&["rewrap", "--org", "system"]).exits(5).warns("orgs");
+    vault.run_as_admin(&["rewrap", "--org", "system"]).exits(0).warns("4 data keys rewrapped");
+    vault.run(&["rewrap", "--kms-key", "local:0000000000000000"]).exits(6).warns("KMS");
+
+    let vault = vault.restarted(|_| fs::write(&master, NEW_KEY).unwrap());
+    assert_eq!(vault.run(&["keys", "get", "own"]).exits(0).stdout, CANARY);
+    assert_eq!(vault.run(&["keys", "get", &format!("key-{}", COUNT - 1)]).exits(0).stdout, canary(COUNT - 1));
+}
