@@ -69,7 +69,7 @@ impl Kms {
 /// dual stack.
 pub(super) fn place(from: &mut Reader, names: [&'static str; 4]) -> Option<AwsConfig> {
     let [of_region, of_endpoint, of_fips, of_dual_stack] = names;
-    let region = from.region(of_region);
+    let region = from.opt(of_region, REGION, value::region);
     let endpoint = from.opt(of_endpoint, ENDPOINT, |value| value::text(value).filter(|text| endpoint(text)));
     let (fips, dual_stack) = (from.flag(of_fips), from.flag(of_dual_stack));
     let aws = AwsConfig { region, endpoint, fips: fips?, dual_stack: dual_stack? };
@@ -80,6 +80,7 @@ pub(super) fn place(from: &mut Reader, names: [&'static str; 4]) -> Option<AwsCo
 }
 
 const KEY_ID: &str = "the id, ARN or alias of a KMS key";
+const REGION: &str = "a region such as eu-central-1";
 const ENDPOINT: &str = "an https URL without a path; http on this machine alone";
 const RECOVERY: &str = "a list of regions such as eu-west-1, or eu-west-1=https://its.endpoint";
 
@@ -105,8 +106,8 @@ fn recovery(value: &Value) -> Option<BTreeMap<String, Option<String>>> {
     let region = |name: &str| value::region(&Value::String(name.to_owned()));
     let entry = |text: String| match text.split_once('=') {
         None => Some((region(&text)?, None)),
-        Some((name, url)) => Some((region(name)?, Some(url.to_owned()).filter(|url| endpoint(url))?))
-            .map(|(name, url)| (name, Some(url))),
+        Some((name, url)) if endpoint(url) => Some((region(name)?, Some(url.to_owned()))),
+        Some(_) => None,
     };
     value::texts(value)?.into_iter().map(entry).collect()
 }

@@ -56,9 +56,6 @@ impl Reader {
     ) -> Option<T> {
         self.take(setting, must, parse, || None)
     }
-    pub(super) fn region(&mut self, setting: &'static str) -> Option<String> {
-        self.take(setting, "a region such as eu-central-1", value::region, || None)
-    }
     /// True or false; false, if it is not given.
     pub(super) fn flag(&mut self, setting: &'static str) -> Option<bool> {
         self.take(setting, "true or false", value::flag, || Some(false))

@@ -217,13 +217,17 @@ impl<R: Resource> Name<R> {
     /// The full name. What `to_string` gives, made in one piece: it stands in every record.
     #[must_use]
     pub fn full_name(&self) -> String {
-        ["orgs/", self.org.as_str(), "/", R::COLLECTION, "/", self.id.id()].concat()
+        self.parts().concat()
+    }
+
+    fn parts(&self) -> [&str; 6] {
+        ["orgs/", self.org.as_str(), "/", R::COLLECTION, "/", self.id.id()]
     }
 }
 
 impl<R: Resource> fmt::Display for Name<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.full_name())
+        self.parts().into_iter().try_for_each(|part| f.write_str(part))
     }
 }
 

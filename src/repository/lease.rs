@@ -45,21 +45,7 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// Begins a new term of `role` for `holder`, whoever had the one before.
-    ///
-    /// # Errors
-    /// STORE_UNAVAILABLE, RECORD_REJECTED; WRITE_CONFLICT when somebody else was faster.
-    pub async fn take(
-        records: &Records,
-        entropy: &dyn Entropy,
-        role: Role,
-        holder: &str,
-        deadline: Deadline,
-    ) -> Result<Self, Failure> {
-        let current = records.get_verified(role.term(), deadline).await?;
-        Self::follow(records, entropy, role, holder, current.as_ref(), deadline).await
-    }
-    /// Begins the term that follows `last`, which was read before.
+    /// Begins the term of `role` that follows `last`, which was read before, for `holder`.
     ///
     /// # Errors
     /// STORE_UNAVAILABLE; WRITE_CONFLICT when somebody else was faster.

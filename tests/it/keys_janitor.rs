@@ -7,7 +7,7 @@ use ibyok::{
     repository::{
         audit::{AuditLog, AuditRecord, AuditSettings},
         keys::due,
-        lease::{Lease, Role},
+        lease::Role,
         records::Records,
     },
     service::{Parts, janitor::Janitor, vault::CreateKey},
@@ -91,9 +91,9 @@ async fn an_undeleted_key_is_left_alone_whatever_the_queue_says() {
 async fn a_janitor_that_was_overtaken_purges_nothing() {
     let setting = deleted(1).await;
     let parts = &setting.fixture.parts;
-    let take = || Lease::take(&parts.records, &*parts.entropy, Role::Janitor, "boot", setting.fixture.deadline());
-    let old = take().await.unwrap();
-    let new = take().await.unwrap();
+    let take = async || parts.audit.replicas().take(Role::Janitor, setting.fixture.deadline()).await.unwrap().unwrap();
+    let old = take().await;
+    let new = take().await;
     setting.fixture.clock.advance(DAY * 2);
     let (janitor, now) = (Janitor::new(parts.clone()), parts.clock.now());
     assert_eq!(reason(janitor.run_once(now, Some(&old.check())).await), Reason::WriteConflict);
@@ -181,8 +181,7 @@ async fn a_key_that_others_keep_writing_holds_up_no_other() {
     let store = Contended { store: fixture.memory().clone(), partition: "O#acme#K#k" };
     let records = Records::new(Arc::new(store), keyring.records());
     let audit = AuditLog::open(records.clone(), clock.clone(), entropy.clone(), AuditSettings::default()).unwrap();
-    let take = || Lease::take(&records, &*entropy, Role::Janitor, "boot", fixture.deadline());
-    let lease = take().await.unwrap();
+    let lease = audit.replicas().take(Role::Janitor, fixture.deadline()).await.unwrap().unwrap();
     let janitor = Janitor::new(Parts { records: records.clone(), audit, ..fixture.parts.clone() });
     assert_eq!(janitor.run_once(clock.now(), Some(&lease.check())).await.unwrap(), 1);
     let purged = fixture.recorded("key.purge");

@@ -15,7 +15,7 @@ use crate::{
         proxy::{Proxy, Weather},
         vault::through,
     },
-    harness::{Home, Vault},
+    harness::{ADMIN, Caller, Home, Vault},
 };
 
 /// What befalls every server's requests.
@@ -44,6 +44,13 @@ async fn serve(dice: &mut Dice) -> Arc<Vec<Vault>> {
         vaults.push(home.clone().on(through(&table, &proxy.endpoint())).serve("").await);
     }
     Arc::new(vaults)
+}
+
+/// The administrator, with one token and a connection to each server.
+async fn admins(vaults: &[Vault]) -> Vec<Caller> {
+    let token = vaults[0].admin().await.token;
+    let channel = |vault: &Vault| vault.channel(&vault.certificate(ADMIN));
+    vaults.iter().map(|vault| Caller::new(channel(vault), token.clone())).collect()
 }
 
 async fn stop(vaults: Arc<Vec<Vault>>) {

@@ -28,7 +28,7 @@ impl World {
     async fn at(next: u64, chains: &[(&ChainId, u64)]) -> Self {
         let store = Arc::new(TinyStore::default());
         let lanes = Arc::clone(&log_on(&store).0.lanes);
-        let lease = Lease::take(&lanes.records, &*lanes.entropy, Role::Sequencer, &lanes.boot, soon()).await;
+        let lease = lanes.replicas.take(Role::Sequencer, soon()).await.unwrap();
         let chains = chains.iter().map(|(chain, last)| ((*chain).clone(), *last)).collect();
         let state = LogState { next, chains, ..LogState::default() };
         let world = Self { store, sequencer: Sequencer::new(lanes), lease: lease.unwrap() };

@@ -162,13 +162,13 @@ impl Walk<'_> {
     async fn load(&mut self, ends: &mut [Backwards], indexed: u64) -> Result<(), Failure> {
         let mut wanting: Vec<_> = ends.iter_mut().filter(|end| end.is_wanting()).collect();
         let windows: Vec<_> = wanting.iter_mut().map(|end| end.next_window()).collect();
-        let of = |(end, window): (&&mut Backwards, &Vec<u64>)| {
-            window.iter().map(|number| (end.chain.clone(), *number)).collect::<Vec<_>>()
-        };
-        let places: Vec<_> = wanting.iter().zip(&windows).flat_map(of).collect();
+        let mut places = Vec::new();
+        for (end, window) in wanting.iter().zip(&windows) {
+            places.extend(window.iter().map(|number| (end.chain.clone(), *number)));
+        }
         self.looks += places.len();
         let deadline = self.wanted.deadline;
-        let mut batches = reader::batches(&self.source.records, &places, deadline).await?;
+        let batches = reader::batches(&self.source.records, &places, deadline).await?;
         // They stand behind what was indexed: they may have left only once all of that has.
         if batches.iter().any(Option::is_none)
             && ArchiveState::load(&self.source.records, deadline).await?.floor <= indexed + 1
@@ -176,9 +176,9 @@ impl Walk<'_> {
             let missing = places.iter().zip(&batches).filter(|(_, batch)| batch.is_none());
             missing.for_each(|((chain, number), _)| reader::left_out(chain, *number));
         }
+        let mut batches = batches.into_iter();
         for (end, window) in wanting.into_iter().zip(windows) {
-            let rest = batches.split_off(window.len().min(batches.len()));
-            end.take_in(self.wanted.org, &window, std::mem::replace(&mut batches, rest));
+            end.take_in(self.wanted.org, &window, batches.by_ref().take(window.len()).collect());
         }
         Ok(())
     }

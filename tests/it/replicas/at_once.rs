@@ -9,10 +9,10 @@ use futures_util::future::join_all;
 use ibyok::grpc::pb;
 use tonic::Status;
 
-use super::{SERVERS, serve, stop};
+use super::{SERVERS, admins, serve, stop};
 use crate::{
     dice::Dice,
-    harness::{Caller, Vault, reason},
+    harness::{Caller, reason},
 };
 
 const ROUNDS: usize = 8;
@@ -35,12 +35,6 @@ async fn patiently<T, F: Future<Output = Result<T, Status>>>(mut call: impl FnMu
             ended => return ended,
         }
     }
-}
-
-async fn admins(vaults: &[Vault]) -> Vec<Caller> {
-    let first = vaults[0].admin().await;
-    let channel = |vault: &Vault| vault.channel(&vault.certificate(crate::harness::ADMIN));
-    vaults.iter().map(|vault| Caller::new(channel(vault), first.token.clone())).collect()
 }
 
 /// While everybody uses a token everywhere, it is revoked by one server: no call that begins after the

@@ -16,7 +16,7 @@ use std::{
 use futures_util::future::join_all;
 use ibyok::grpc::pb;
 
-use super::{SERVERS, serve, stop};
+use super::{SERVERS, admins, serve, stop};
 use crate::{
     dice::Dice,
     harness::{Caller, reason},
@@ -54,12 +54,7 @@ struct History {
 async fn versions_are_linearizable_through_all_servers_and_each_release_has_its_record() {
     let mut dice = Dice::new();
     let vaults = serve(&mut dice).await;
-    let first = vaults[0].admin().await;
-    let callers = vaults.iter().map(|vault| {
-        let channel = vault.channel(&vault.certificate(crate::harness::ADMIN));
-        Caller::new(channel, first.token.clone())
-    });
-    let callers: Vec<_> = callers.collect();
+    let callers = admins(&vaults).await;
     let ticks = Arc::new(Ticks::default());
     let histories = (0..KEYS).map(|n| one_key(format!("k{n}"), callers.clone(), Arc::clone(&ticks), dice.split()));
     let histories = join_all(histories).await;
@@ -84,7 +79,7 @@ async fn versions_are_linearizable_through_all_servers_and_each_release_has_its_
         let missing: Vec<_> = history.receipts.difference(&recorded).collect();
         assert!(missing.is_empty(), "released without a record: {missing:?}");
     }
-    drop((first, callers));
+    drop(callers);
     stop(vaults).await;
 }
 

@@ -20,7 +20,7 @@ use crate::{
             testing::{org, records, soon},
             tree,
         },
-        lease::{Lease, Role},
+        lease::Role,
     },
     store::{Item, Value},
 };
@@ -156,12 +156,9 @@ async fn an_open_chain_of_which_all_has_left_goes_on_and_is_sealed_by_the_next_b
 async fn who_lost_the_lease_moves_nothing() {
     let world = World::filled().await;
     let log = world.boot().await;
-    let take = async |holder| {
-        let records = records(&world.store);
-        Lease::take(&records, &SystemEntropy, Role::Archivist, holder, soon()).await.unwrap()
-    };
-    let lost = take("one").await;
-    take("two").await;
+    let take = async || log.replicas().take(Role::Archivist, soon()).await.unwrap().unwrap();
+    let lost = take().await;
+    take().await;
     let before = world.store.tamper(|items| items.clone());
     let failure = world.archiver(&log, DAY).step(Some(&lost.check())).await.unwrap_err();
     assert!(
