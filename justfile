@@ -32,6 +32,10 @@ bench *ARGS:
 bench-million DIR="target/bench-million":
     just bench --keys 1000000 --dir {{DIR}}
 
+# The same on DynamoDB Local and LocalStack's KMS, beside their own requests; they need Java 17, Maven and Python 3.13
+bench-aws *ARGS:
+    just bench --engines aws {{ARGS}}
+
 # What terraform says of deploy/terraform; it and its AWS provider must be on the machine
 terraform:
     tools/module installed

@@ -34,7 +34,10 @@ fn forbid_dumps() -> Result<(), HardeningError> {
 fn quiet_panics() {
     std::panic::set_hook(Box::new(|info| {
         let place = info.location().map(ToString::to_string).unwrap_or_default();
-        tracing::error!(place, "a defect: this call is answered INTERNAL");
+        tracing::error!(
+            place,
+            "a defect: the call in which it is is answered INTERNAL, a task of the server begins again"
+        );
     }));
 }
 

@@ -1,5 +1,6 @@
 //! The floor: a bare tonic server that answers one call with a fixed message of the size of
-//! RetrieveKey's answer, over TLS 1.3 with client certificates. No token, no store, no log.
+//! RetrieveKey's answer, over TLS 1.3 with client certificates. No token, no store, no log; what else
+//! is to be done before it answers, whoever serves it says.
 
 use std::{
     convert::Infallible,
@@ -32,15 +33,21 @@ pub(crate) struct Floor {
     dir: PathBuf,
 }
 
+/// What is done before each answer.
+pub(crate) trait Work: Clone + Send + Sync + 'static {
+    /// Does it.
+    fn once(&self) -> impl Future<Output = Result<(), tonic::Status>> + Send;
+}
+
 impl Floor {
     /// Serves until it is killed.
-    pub(crate) async fn serve(self) -> Result<(), Failed> {
+    pub(crate) async fn serve(self, work: impl Work) -> Result<(), Failed> {
         let read = |name: &str| std::fs::read(self.dir.join(name));
         let tls = ServerTlsConfig::new()
             .identity(Identity::from_pem(read("server.pem")?, read("server.key")?))
             .client_ca_root(Certificate::from_pem(read("ca.pem")?));
         let (_, health) = tonic_health::server::health_reporter();
-        Ok(Server::builder().tls_config(tls)?.add_service(health).add_service(Echo).serve(self.listen).await?)
+        Ok(Server::builder().tls_config(tls)?.add_service(health).add_service(Echo(work)).serve(self.listen).await?)
     }
 }
 
@@ -66,22 +73,26 @@ fn answer() -> pb::RetrieveKeyResponse {
     }
 }
 
-#[derive(Clone, Copy)]
-struct Echo;
+#[derive(Clone)]
+struct Echo<W>(W);
 
-impl NamedService for Echo {
+impl<W> NamedService for Echo<W> {
     const NAME: &'static str = "ibyok.v1.KeyVault";
 }
 
-impl UnaryService<pb::RetrieveKeyRequest> for Echo {
+impl<W: Work> UnaryService<pb::RetrieveKeyRequest> for Echo<W> {
     type Response = pb::RetrieveKeyResponse;
-    type Future = std::future::Ready<Result<tonic::Response<Self::Response>, tonic::Status>>;
+    type Future = Pin<Box<dyn Future<Output = Result<tonic::Response<Self::Response>, tonic::Status>> + Send>>;
     fn call(&mut self, _request: tonic::Request<pb::RetrieveKeyRequest>) -> Self::Future {
-        std::future::ready(Ok(tonic::Response::new(answer())))
+        let work = self.0.clone();
+        Box::pin(async move {
+            work.once().await?;
+            Ok(tonic::Response::new(answer()))
+        })
     }
 }
 
-impl tower::Service<http::Request<Body>> for Echo {
+impl<W: Work> tower::Service<http::Request<Body>> for Echo<W> {
     type Response = http::Response<Body>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
@@ -89,7 +100,7 @@ impl tower::Service<http::Request<Body>> for Echo {
         Poll::Ready(Ok(()))
     }
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let echo = *self;
+        let echo = self.clone();
         Box::pin(async move { Ok(Grpc::new(ProstCodec::default()).unary(echo, request).await) })
     }
 }

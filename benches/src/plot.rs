@@ -9,8 +9,12 @@ use crate::{
     report::{Report, Row},
 };
 
-const SERVERS: [(&str, RGBColor); 3] =
-    [("floor", RGBColor(148, 163, 184)), ("null audit", RGBColor(96, 165, 250)), ("vault", RGBColor(30, 64, 175))];
+const SERVERS: [(&str, RGBColor); 4] = [
+    ("floor", RGBColor(148, 163, 184)),
+    ("bare requests", RGBColor(180, 148, 110)),
+    ("null audit", RGBColor(96, 165, 250)),
+    ("vault", RGBColor(30, 64, 175)),
+];
 
 /// Draws `report` to `path`.
 pub(crate) fn draw(report: &Report, path: &Path) -> Result<(), Failed> {
@@ -26,11 +30,14 @@ pub(crate) fn draw(report: &Report, path: &Path) -> Result<(), Failed> {
         .build_cartesian_2d(0.0..callers.len() as f64, 0.0..most * 1.1)?;
     let label = |at: &f64| callers.get(*at as usize).map_or_else(String::new, |n| format!("{n} callers"));
     chart.configure_mesh().disable_x_mesh().x_labels(callers.len()).x_label_formatter(&label).draw()?;
-    for (place, (server, colour)) in SERVERS.iter().enumerate() {
+    let is_there = |server: &str| report.rows.iter().any(|row| row.server == server);
+    let servers: Vec<_> = SERVERS.iter().filter(|(server, _)| is_there(server)).collect();
+    let width = 0.81 / servers.len().max(1) as f64;
+    for (place, (server, colour)) in servers.into_iter().enumerate() {
         let bars = callers.iter().enumerate().filter_map(|(group, callers)| {
             let row: &Row = report.row(server, *callers)?;
-            let left = group as f64 + 0.1 + 0.27 * place as f64;
-            Some(Rectangle::new([(left, 0.0), (left + 0.25, row.cpu_us)], colour.filled()))
+            let left = group as f64 + 0.1 + width * place as f64;
+            Some(Rectangle::new([(left, 0.0), (left + width - 0.02, row.cpu_us)], colour.filled()))
         });
         let colour = *colour;
         chart

@@ -32,9 +32,16 @@ pub(crate) struct Used {
 
 impl Server {
     /// Starts `program` and waits until it serves.
-    pub(crate) async fn start(program: &Path, arguments: &[&str], target: &Target) -> Result<Self, Failed> {
+    pub(crate) async fn start(
+        program: &Path,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+        target: &Target,
+    ) -> Result<Self, Failed> {
         let began = Instant::now();
-        let child = Command::new(program).args(arguments).stdin(Stdio::null()).kill_on_drop(true).spawn()?;
+        let mut command = Command::new(program);
+        command.args(arguments).envs(environment.iter().copied()).stdin(Stdio::null()).kill_on_drop(true);
+        let child = command.spawn()?;
         let pid = child.id().ok_or("the server ended at once")?;
         let mut server = Self { child, pid, ready: Duration::ZERO };
         while !serves(target).await {
@@ -50,17 +57,22 @@ impl Server {
         Ok(server)
     }
 
-    /// What it has used until now: `man 5 proc`.
+    /// What it has used until now.
     pub(crate) fn used(&self) -> Result<Used, Failed> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid))?;
-        // The name in brackets may hold blanks: the fields are counted from behind it.
-        let (_, fields) = stat.rsplit_once(')').ok_or("/proc/PID/stat has another form")?;
-        let ticks = fields.split_whitespace().skip(11).take(2).map(str::parse::<u64>).sum::<Result<u64, _>>()?;
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid))?;
-        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next());
-        let kilobytes: u64 = resident.ok_or("/proc/PID/status has no VmRSS")?.parse()?;
-        let cpu = Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64);
-        Ok(Used { cpu, resident: kilobytes * 1024 })
+        used(self.pid)
+    }
+
+    /// Waits until what it does at a start is done: until it is all but idle.
+    pub(crate) async fn settle(&self) -> Result<(), Failed> {
+        const LOOK: Duration = Duration::from_millis(500);
+        const IDLE: Duration = Duration::from_millis(50);
+        loop {
+            let before = self.used()?.cpu;
+            tokio::time::sleep(LOOK).await;
+            if self.used()?.cpu.saturating_sub(before) < IDLE {
+                return Ok(());
+            }
+        }
     }
 
     /// Asks it to end, and waits.
@@ -70,6 +82,19 @@ impl Server {
         self.child.wait().await?;
         Ok(())
     }
+}
+
+/// What a process has used until now: `man 5 proc`.
+pub(crate) fn used(pid: u32) -> Result<Used, Failed> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The name in brackets may hold blanks: the fields are counted from behind it.
+    let (_, fields) = stat.rsplit_once(')').ok_or("/proc/PID/stat has another form")?;
+    let ticks = fields.split_whitespace().skip(11).take(2).map(str::parse::<u64>).sum::<Result<u64, _>>()?;
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next());
+    let kilobytes: u64 = resident.ok_or("/proc/PID/status has no VmRSS")?.parse()?;
+    let cpu = Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64);
+    Ok(Used { cpu, resident: kilobytes * 1024 })
 }
 
 async fn serves(target: &Target) -> bool {

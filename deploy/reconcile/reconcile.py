@@ -7,6 +7,9 @@ Decrypt is one that the vault did not earn, or a trail with a hole. They are mat
 time: the encryption context of the event names the opaque ids `key` and `version` that the record has among
 its details as `uid` and `version`.
 
+A value opens to whoever has its data key under a key of his own, too. So a ReEncrypt is a difference when its
+source or its destination is a key that is not the vault's.
+
 Reads files and prints ids, times and principals; no value is in either log. Needs Python 3.11 and
 nothing else. Exit codes: 0 everything matches, 1 something does not, 2 the input can't be used.
 """
@@ -37,6 +40,10 @@ class BadInput(Exception):
     """Input that can't be used, in a sentence."""
 
 
+def is_of_the_vault(context: dict[str, str]) -> bool:
+    return context.keys() == CONTEXT_NAMES and context["purpose"] in (PROVIDER_KEY, SERVICE)
+
+
 @dataclass(frozen=True)
 class Decrypt:
     """A Decrypt event."""
@@ -54,7 +61,7 @@ class Decrypt:
 
     @property
     def is_ours(self) -> bool:
-        return self.context.keys() == CONTEXT_NAMES and self.purpose in (PROVIDER_KEY, SERVICE)
+        return is_of_the_vault(self.context)
 
     @property
     def opened(self) -> tuple[str, str]:
@@ -65,6 +72,27 @@ class Decrypt:
         told = " ".join(f"{name}={self.context[name]}" for name in sorted(self.context))
         failed = f" {self.error}" if self.error else ""
         return f"{stamp(self.time)} event {self.id} by {self.principal}{failed}: {told or 'no context'}"
+
+
+@dataclass(frozen=True)
+class ReEncrypt:
+    """A ReEncrypt event."""
+
+    id: str
+    time: datetime
+    principal: str
+    # Source and destination; of a call that was denied perhaps none.
+    kms_keys: tuple[str, ...]
+    contexts: tuple[dict[str, str], ...]
+    error: str
+
+    @property
+    def is_ours(self) -> bool:
+        return any(is_of_the_vault(context) for context in self.contexts)
+
+    def __str__(self) -> str:
+        failed = f" {self.error}" if self.error else ""
+        return f"{stamp(self.time)} event {self.id} by {self.principal}{failed}: {' to '.join(self.kms_keys) or 'no key'}"
 
 
 @dataclass(frozen=True)
@@ -104,6 +132,10 @@ class Report:
     refused: Counter[str] = field(default_factory=Counter)
     # Records whose value did not leave, as a second record says.
     unopened: int = 0
+    # ReEncrypts from one key that is named to another.
+    moved: Counter[str] = field(default_factory=Counter)
+    moved_away: list[ReEncrypt] = field(default_factory=list)
+    moved_by_others: list[ReEncrypt] = field(default_factory=list)
     unrecorded: list[Decrypt] = field(default_factory=list)
     retries: list[Decrypt] = field(default_factory=list)
     without_decrypt: list[Record] = field(default_factory=list)
@@ -115,7 +147,7 @@ class Report:
     def differs(self, accept_retries: bool) -> bool:
         """Whether the two logs don't say the same."""
         found = [self.unrecorded, self.without_decrypt, self.foreign, self.strange, self.unnamed_keys, self.mixed_orgs]
-        return any(found) or bool(self.retries) and not accept_retries
+        return any([*found, self.moved_away, self.moved_by_others]) or bool(self.retries) and not accept_retries
 
 
 # Reading
@@ -205,24 +237,56 @@ def principal(identity: Any) -> str:
     return str(role or identity.get("arn") or identity.get("invokedBy") or identity.get("principalId") or "unknown")
 
 
+def asked_of(event: dict[str, Any]) -> dict[str, Any]:
+    """What was asked for; a call that was denied may have no parameters at all."""
+    asked = event.get("requestParameters")
+    return asked if isinstance(asked, dict) else {}
+
+
+def arns(event: dict[str, Any]) -> list[str]:
+    return [str(it["ARN"]) for it in event.get("resources") or [] if isinstance(it, dict) and it.get("ARN")]
+
+
+def context_of(asked: dict[str, Any], name: str) -> dict[str, str]:
+    return {str(name): str(value) for name, value in (asked.get(name) or {}).items()}
+
+
 def decrypts(events: Iterable[dict[str, Any]]) -> list[Decrypt]:
     found = []
     for event in events:
         if event.get("eventName") != "Decrypt":
             continue
-        where = f"event {event['eventID']}"
-        # A call that was denied may have no parameters at all.
-        asked = event.get("requestParameters") or {}
-        resources = event.get("resources") or []
-        key = next((it["ARN"] for it in resources if isinstance(it, dict) and it.get("ARN")), asked.get("keyId", ""))
-        context = {str(name): str(value) for name, value in (asked.get("encryptionContext") or {}).items()}
+        asked = asked_of(event)
         found.append(
             Decrypt(
                 id=event["eventID"],
-                time=moment(event.get("eventTime"), where),
+                time=moment(event.get("eventTime"), f"event {event['eventID']}"),
                 principal=principal(event.get("userIdentity")),
-                kms_key=str(key),
-                context=context,
+                kms_key=str(next(iter(arns(event)), asked.get("keyId", ""))),
+                context=context_of(asked, "encryptionContext"),
+                error=str(event.get("errorCode") or ""),
+            )
+        )
+    return found
+
+
+def re_encrypts(events: Iterable[dict[str, Any]]) -> list[ReEncrypt]:
+    found = []
+    for event in events:
+        if event.get("eventName") != "ReEncrypt":
+            continue
+        asked = asked_of(event)
+        named = [str(asked[name]) for name in ("sourceKeyId", "destinationKeyId") if asked.get(name)]
+        contexts = (context_of(asked, name) for name in ("sourceEncryptionContext", "destinationEncryptionContext"))
+        # The resources have both keys by their ARNs; a parameter may be an alias.
+        keys = arns(event) if len(arns(event)) > 1 else arns(event) + [key for key in named if key not in arns(event)]
+        found.append(
+            ReEncrypt(
+                id=event["eventID"],
+                time=moment(event.get("eventTime"), f"event {event['eventID']}"),
+                principal=principal(event.get("userIdentity")),
+                kms_keys=tuple(keys),
+                contexts=tuple(contexts),
                 error=str(event.get("errorCode") or ""),
             )
         )
@@ -406,6 +470,22 @@ def compare(question: Question, events: list[Decrypt], records: list[Record], un
     return report
 
 
+def judge_moves(question: Question, moves: list[ReEncrypt], report: Report) -> None:
+    """What of the span went from or to a key that is not named, and what somebody else moved."""
+    for move in moves:
+        is_named = [key in question.keys for key in move.kms_keys]
+        if not question.covers(move.time) or not (any(is_named) or move.is_ours):
+            continue
+        if question.principals and move.principal not in question.principals:
+            report.moved_by_others.append(move)
+        elif move.error:
+            report.refused.update([move.error])
+        elif all(is_named):
+            report.moved.update([move.principal])
+        else:
+            report.moved_away.append(move)
+
+
 # Telling
 
 
@@ -416,6 +496,9 @@ def tell(report: Report, question: Question, accept_retries: bool) -> list[str]:
         f"service: {sum(report.service.values())} Decrypts of the vault's own keys, as at a start",
     ]
     lines += [f"  {count} by {who}" for who, count in sorted(report.service.items())]
+    if report.moved:
+        told = ", ".join(f"{count} by {who}" for who, count in sorted(report.moved.items()))
+        lines.append(f"moved: data keys from one of these KMS keys to another: {told}")
     if report.unopened:
         lines.append(f"not opened: {report.unopened} records whose value did not leave, as key.retrieve.failed says")
     if report.refused:
@@ -429,6 +512,8 @@ def tell(report: Report, question: Question, accept_retries: bool) -> list[str]:
     lines += [f"  org={org}: {count}; was its audit log left out?" for org, count in sorted(orgs.items())]
     lines += many("records WITHOUT A DECRYPT", report.without_decrypt)
     lines += many("Decrypts by SOMEBODY ELSE than --principal", report.foreign)
+    lines += many("ReEncrypts from or to a KEY THAT --kms-key DOES NOT NAME", report.moved_away)
+    lines += many("ReEncrypts by SOMEBODY ELSE than --principal", report.moved_by_others)
     lines += many("Decrypts with a context that is NOT THE VAULT'S", report.strange)
     lines += many("contexts whose organization has TWO NAMES", report.mixed_orgs)
     told_keys = [f"{count} with {key}" for key, count in sorted(report.unnamed_keys.items())]
@@ -447,7 +532,7 @@ def many(what: str, found: list[Any]) -> list[str]:
 
 def arguments(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Compares CloudTrail's KMS Decrypt events with the vault's audit log.",
+        description="Compares CloudTrail's KMS Decrypt and ReEncrypt events with the vault's audit log.",
         epilog="Give both logs with minutes around the span, and end it half an hour ago: CloudTrail delivers late.",
     )
     parser.add_argument(
@@ -512,7 +597,9 @@ def run(words: list[str]) -> tuple[int, list[str]]:
         if not 0 < args.tolerance <= 900:
             raise BadInput("--tolerance: not between 0 and 900 seconds")
         records, unopened = read_audit(args.audit)
-        report = compare(question, decrypts(read_trail(args.trail)), records, unopened)
+        events = read_trail(args.trail)
+        report = compare(question, decrypts(events), records, unopened)
+        judge_moves(question, re_encrypts(events), report)
     except BadInput as problem:
         return 2, [f"reconcile: {problem}"]
     return int(report.differs(args.accept_retries)), tell(report, question, args.accept_retries)

@@ -92,6 +92,21 @@ class Trail:
         return self.kms("Decrypt", seconds, **({"requestParameters": asked, "resources": resources} | more))
 
 
+    def re_encrypt(self, seconds: float, source: str, destination: str, **more: Any) -> dict[str, Any]:
+        asked = {
+            "sourceEncryptionAlgorithm": "SYMMETRIC_DEFAULT",
+            "sourceEncryptionContext": context(),
+            "sourceKeyId": source,
+            "destinationEncryptionAlgorithm": "SYMMETRIC_DEFAULT",
+            "destinationEncryptionContext": context(),
+            "destinationKeyId": destination,
+        }
+        resources = [
+            {"accountId": "111122223333", "type": "AWS::KMS::Key", "ARN": key} for key in (source, destination)
+        ]
+        return self.kms("ReEncrypt", seconds, **({"requestParameters": asked, "resources": resources} | more))
+
+
 class Audit:
     """Events as `ibyok audit list -o json` prints them."""
 
@@ -323,6 +338,45 @@ class WhoAndWhat(Comparison):
         self.trail.decrypt(5, context(key="k1"))
         self.trail.decrypt(5, context(key="k2"))
         self.assert_different("TWO NAMES: 1", "org=o1 is acme and zeta")
+
+
+class Moves(Comparison):
+    def test_a_data_key_that_goes_to_or_comes_from_a_key_that_is_not_named(self) -> None:
+        for source, destination in ((KMS_KEY, OTHER_KMS_KEY), (OTHER_KMS_KEY, KMS_KEY), (OTHER_KMS_KEY, OTHER_KMS_KEY)):
+            with self.subTest(source=source, destination=destination):
+                self.trail.records.clear()
+                moved = self.trail.re_encrypt(5, source, destination)
+                self.assert_different(
+                    "ReEncrypts from or to a KEY THAT --kms-key DOES NOT NAME: 1",
+                    f"event {moved['eventID']} by {SERVER}: {source} to {destination}",
+                )
+                code, said = self.compare("--kms-key", KMS_KEY, OTHER_KMS_KEY)
+                self.assertEqual(code, 0, said)
+                self.assertIn(f"moved: data keys from one of these KMS keys to another: 1 by {SERVER}", said)
+
+    def test_an_event_without_resources_is_judged_by_what_was_asked(self) -> None:
+        self.trail.re_encrypt(5, KMS_KEY, OTHER_KMS_KEY, resources=None)
+        self.assert_different(f"{KMS_KEY} to {OTHER_KMS_KEY}")
+
+    def test_an_alias_in_what_was_asked_is_its_key_among_the_resources(self) -> None:
+        event = self.trail.re_encrypt(5, KMS_KEY, KMS_KEY)
+        event["requestParameters"]["destinationKeyId"] = "alias/vault"
+        self.assert_same(matched=0)
+
+    def test_somebody_else_is_reported_even_when_refused(self) -> None:
+        admin = "arn:aws:iam::111122223333:role/admin"
+        self.trail.re_encrypt(5, KMS_KEY, OTHER_KMS_KEY, role=admin, errorCode="AccessDenied")
+        self.assert_different("ReEncrypts by SOMEBODY ELSE than --principal: 1", "role/admin AccessDenied")
+
+    def test_what_kms_refused_the_server_moved_nothing(self) -> None:
+        self.trail.re_encrypt(5, KMS_KEY, OTHER_KMS_KEY, errorCode="AccessDenied")
+        self.assertIn("refused by KMS: 1 AccessDenied", self.assert_same(matched=0))
+
+    def test_other_peoples_moves_and_other_spans_are_nobodys_business(self) -> None:
+        asked = {"sourceEncryptionContext": {"a": "b"}, "destinationEncryptionContext": None}
+        self.trail.re_encrypt(5, OTHER_KMS_KEY, OTHER_KMS_KEY, requestParameters=asked)
+        self.trail.re_encrypt(5000, KMS_KEY, OTHER_KMS_KEY)
+        self.assert_same(matched=0)
 
 
 class Spans(Comparison):

@@ -8,7 +8,7 @@ use toml::Value;
 use super::{reader::Reader, value};
 
 /// Where an AWS service is: settings of the section whose `kind` needs it. Credentials are never a
-/// setting: they are where every AWS tool looks for them.
+/// setting: they are where AWS tools look for them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AwsConfig {
     /// `region`; None: what the environment, the profile or the instance says.
@@ -60,7 +60,15 @@ impl Kms {
         if aws.region.is_some() && of_arn.is_some() && aws.region != of_arn {
             return from.refuse("kms.region", "must be the region in the ARN of kms.key_id, or be left out");
         }
+        if (aws.fips || aws.dual_stack) && recovery_regions.values().any(Option::is_some) {
+            let problem =
+                "an entry is either a region with its endpoint or, with kms.fips or kms.dual_stack, one without";
+            return from.refuse("kms.recovery_regions", problem);
+        }
         aws.region = aws.region.or(of_arn);
+        if aws.region.as_ref().is_some_and(|home| recovery_regions.contains_key(home)) {
+            return from.refuse("kms.recovery_regions", "must be other regions than that of the primary");
+        }
         Some(AwsKmsConfig { key_id, aws, recovery_regions })
     }
 }

@@ -107,6 +107,7 @@ fn the_master_key_comes_from_one_place() {
 #[test]
 fn the_kms_of_aws_has_its_settings_in_the_file_and_in_the_environment() {
     const ARN: &str = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd";
+    const OTHER_REGIONS: &str = "kms.recovery_regions: must be other regions than that of the primary";
     let with = |kms: &str, environment: &[(&str, &str)]| {
         parse(&SMALLEST.replace("key_file = \"master.keys\"", &format!("kind = \"aws\"\n{kms}")), environment)
     };
@@ -120,20 +121,21 @@ fn the_kms_of_aws_has_its_settings_in_the_file_and_in_the_environment() {
     assert_eq!(aws(&format!("key_id = \"{ARN}\""), &[]).aws.region.as_deref(), Some("eu-west-1"), "the ARN says it");
 
     let whole = "key_id = \"k\"\nregion = \"eu-west-1\"\nfips = true\ndual_stack = true\n\
-        recovery_regions = [\"us-east-1\", \"us-west-2=https://kms.example\"]";
+        recovery_regions = [\"us-east-1\", \"us-west-2\"]";
     let environment = [
         ("IBYOK_SERVER_KMS_KEY_ID", "k"),
         ("IBYOK_SERVER_KMS_REGION", "eu-west-1"),
         ("IBYOK_SERVER_KMS_FIPS", "true"),
         ("IBYOK_SERVER_KMS_DUAL_STACK", "true"),
-        ("IBYOK_SERVER_KMS_RECOVERY_REGIONS", "us-east-1, us-west-2=https://kms.example"),
+        ("IBYOK_SERVER_KMS_RECOVERY_REGIONS", "us-east-1, us-west-2"),
     ];
     let whole = aws(whole, &[]);
     assert_eq!(whole, aws("", &environment));
-    let regions: Vec<_> = whole.recovery_regions.into_iter().collect();
-    let expected = [("us-east-1".to_owned(), None), ("us-west-2".to_owned(), Some("https://kms.example".to_owned()))];
-    assert_eq!(regions, expected);
+    assert_eq!(whole.recovery_regions, [("us-east-1".to_owned(), None), ("us-west-2".to_owned(), None)].into());
     assert!(whole.aws.fips && whole.aws.dual_stack);
+    let with_endpoint = aws("key_id = \"k\"\nrecovery_regions = [\"us-west-2=https://kms.example\"]", &[]);
+    let expected = [("us-west-2".to_owned(), Some("https://kms.example".to_owned()))];
+    assert_eq!(with_endpoint.recovery_regions, expected.into());
 
     let problem = |kms: &str| with(kms, &[]).unwrap_err().to_string();
     assert_eq!(problem(""), "kms.key_id: needed: the id, ARN or alias of a KMS key");
@@ -141,7 +143,13 @@ fn the_kms_of_aws_has_its_settings_in_the_file_and_in_the_environment() {
     assert_eq!(problem(&format!("key_id = \"{ARN}\"\nregion = \"us-east-1\"")), line);
     let line = "kms.endpoint: either this or kms.fips and kms.dual_stack, not both";
     assert_eq!(problem("key_id = \"k\"\nfips = true\nendpoint = \"https://kms.example\""), line);
+    for flag in ["fips", "dual_stack"] {
+        let kms = format!("key_id = \"k\"\n{flag} = true\nrecovery_regions = [\"us-east-1=https://kms.example\"]");
+        assert!(problem(&kms).starts_with("kms.recovery_regions: an entry is either"), "{}", problem(&kms));
+    }
     for (kms, line) in [
+        (format!("key_id = \"{ARN}\"\nrecovery_regions = [\"us-east-1\", \"eu-west-1\"]").as_str(), OTHER_REGIONS),
+        ("key_id = \"k\"\nregion = \"eu-west-1\"\nrecovery_regions = [\"eu-west-1\"]", OTHER_REGIONS),
         ("key_id = \"k\"\nendpoint = \"http://kms.example\"", "kms.endpoint: must be an https URL"),
         ("key_id = \"k\"\nrecovery_regions = [\"Mars\"]", "kms.recovery_regions: must be a list of regions"),
         ("key_id = \"a b\"", "kms.key_id: must be the id, ARN or alias"),

@@ -195,6 +195,20 @@ impl Failure {
     pub fn is_recorded(&self) -> bool {
         self.is_recorded
     }
+    /// What is behind it, from the outside in and in one line, without what says the same again.
+    #[must_use]
+    pub fn causes(&self) -> String {
+        let mut texts: Vec<String> = Vec::new();
+        let mut next = StdError::source(self);
+        while let Some(cause) = next {
+            let text = cause.to_string().replace(char::is_control, " ");
+            if texts.last().is_none_or(|before| !before.ends_with(&text)) {
+                texts.push(text);
+            }
+            next = cause.source();
+        }
+        texts.join(": ")
+    }
     /// Keeps what caused it, for the log.
     #[must_use]
     pub fn caused_by(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {

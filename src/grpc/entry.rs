@@ -186,7 +186,9 @@ pub fn record(recorder: &dyn Recorder, clock: &dyn Clock, entry: &Entry, resourc
     if entry.is_repeated {
         return recorder.count(&org);
     }
-    recorder.note(AuditDraft { outcome, reason: Some(failure.reason), ..call.draft(org, resource) });
+    // A stream may have come in long ago.
+    let draft = AuditDraft { time: clock.now(), ..call.draft(org, resource) };
+    recorder.note(AuditDraft { outcome, reason: Some(failure.reason), ..draft });
 }
 
 /// Defects and outages are logged with their causes; refusals only when asked for.
@@ -194,21 +196,13 @@ fn log(entry: &Entry, failure: &Failure) {
     let (method, reason, trace_id) = (entry.method.path, failure.reason.as_str(), entry.trace_id.as_str());
     match failure.reason.class() {
         Class::Unavailable | Class::DataLoss | Class::DeadlineExceeded | Class::Internal => {
-            tracing::warn!(method, reason, trace_id, cause = causes(failure), "a call failed");
+            tracing::warn!(method, reason, trace_id, cause = failure.causes(), "a call failed");
+        }
+        Class::FailedPrecondition => {
+            tracing::debug!(method, reason, trace_id, cause = failure.causes(), "a call was refused");
         }
         _ => tracing::debug!(method, reason, trace_id, "a call was refused"),
     }
-}
-
-/// The chain of causes, outermost first.
-fn causes(failure: &Failure) -> String {
-    let mut texts = Vec::new();
-    let mut cause = std::error::Error::source(failure);
-    while let Some(error) = cause {
-        texts.push(error.to_string());
-        cause = error.source();
-    }
-    texts.join(": ")
 }
 
 /// The trace id of a W3C `traceparent`.

@@ -1,5 +1,6 @@
 //! A use case's failure as a gRPC status: the one place where a [`Class`] becomes a code. The same
-//! failure is the same bytes, always: nothing in it comes from a request or from an inner error.
+//! failure is the same bytes, always: nothing in it comes from a request, and of an inner error only what a
+//! use case made metadata of.
 
 use std::collections::BTreeMap;
 

@@ -126,7 +126,7 @@ impl State {
         if ![FakeKms::PRIMARY, FakeKms::OTHER].contains(&key.0.as_str()) {
             return Err(KmsError::KeyRefused("no such key".into()));
         }
-        if self.disabled.contains(key) { Err(KmsError::KeyDisabled) } else { Ok(()) }
+        if self.disabled.contains(key) { Err(KmsError::KeyDisabled("it was told to be".into())) } else { Ok(()) }
     }
     fn give(
         &mut self,

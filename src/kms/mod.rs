@@ -26,10 +26,13 @@ pub enum KmsError {
     },
     /// The key is disabled or pending deletion.
     #[error("the KMS key is disabled")]
-    KeyDisabled,
+    KeyDisabled(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// There is no such key, or this server may not use it.
     #[error("the KMS refuses the key")]
     KeyRefused(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The key is of a kind that wraps no data keys: of which, in the KMS's words, which hold no secret.
+    #[error("the KMS key is of another kind: {0}")]
+    KeyUnsuited(String),
     /// The wrapped key is not of this KMS key and context: one answer whatever was wrong.
     #[error("the wrapped data key is rejected")]
     Rejected,

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     domain::{
         clock::{Deadline, Entropy},
-        error::Failure,
+        error::{Failure, Reason},
     },
     store::{Action, Condition, ItemKey, NewItem},
 };
@@ -34,6 +34,16 @@ impl Role {
             Self::Archivist => "archivist",
         };
         ItemKey::new("LEASE", format!("{role}#TERM"))
+    }
+}
+
+/// Tells the log why the work under a lease failed. `again`: so did the attempt before. That the lease
+/// was lost to another server is no trouble, unless that repeats itself.
+pub fn tell_failure(failure: &Failure, again: bool, what: &'static str) {
+    if failure.reason == Reason::WriteConflict && !again {
+        tracing::info!("{what}: another server does it now");
+    } else {
+        tracing::warn!(error = failure as &dyn std::error::Error, "{what}");
     }
 }
 
@@ -64,6 +74,7 @@ impl Lease {
         records.commit(entropy, vec![records.put(row, expected)], deadline).await?;
         Ok(Self { key, revision: expected.next_revision() })
     }
+
     /// Demands that this term is still the last: part of every write under the lease.
     #[must_use]
     pub fn check(&self) -> Action {

@@ -5,6 +5,9 @@
 //! chain, and nothing else: every write under a lease checks its term, and a sealed chain takes no
 //! batch.
 //!
+//! Who could not beat itself for a while knows nothing of the others: the store was away, for them most
+//! likely, too. Their silence counts from when one's own beats get through again.
+//!
 //! Who ends orderly withdraws the row, and who has none is gone. So that nobody is taken for gone who
 //! only just began, each beats before it takes a lease or opens a chain, and whoever judges looks after
 //! he has read what he judges about.
@@ -35,6 +38,8 @@ use crate::{
 pub const BEAT_EVERY: Duration = Duration::from_secs(3);
 /// Who was not seen to beat for so long is dead.
 pub const SILENCE: Duration = Duration::from_secs(10);
+/// Whose own beats did not get through for so long takes nobody for dead.
+const GAP: Duration = Duration::from_secs(7);
 /// When the row of one who never came back is swept.
 const KEPT: Duration = Duration::from_secs(86_400);
 
@@ -57,6 +62,22 @@ struct Seen {
     beats: BTreeMap<String, (u64, Instant)>,
     /// Until when a role is left to who was found to hold it.
     left: BTreeMap<Role, Instant>,
+    own: Option<Own>,
+}
+
+/// What became of this server's own beats.
+#[derive(Clone, Copy)]
+struct Own {
+    /// Since when they have got through, without a gap.
+    since: Instant,
+    /// When the last did.
+    last: Instant,
+}
+
+impl Own {
+    fn is_steady(self, now: Instant) -> bool {
+        now.saturating_duration_since(self.last) <= GAP
+    }
 }
 
 impl Replicas {
@@ -84,7 +105,12 @@ impl Replicas {
         let expires = Timestamp::from_seconds(now.plus(KEPT).seconds());
         let row = NewItem::new(key(&self.boot), Builder::new().time("time", now).build());
         let row = NewItem { expires: Some(expires), ..row };
-        self.records.commit(&*self.entropy, vec![Action::Put(row, Condition::Any)], deadline).await
+        self.records.commit(&*self.entropy, vec![Action::Put(row, Condition::Any)], deadline).await?;
+        let now = self.clock.instant();
+        let mut seen = self.seen();
+        let since = seen.own.filter(|own| own.is_steady(now)).map_or(now, |own| own.since);
+        seen.own = Some(Own { since, last: now });
+        Ok(())
     }
 
     /// Says that this server has ended, and holds nothing any more.
@@ -142,8 +168,10 @@ impl Replicas {
         if boot == self.boot {
             return true;
         }
-        let now = self.clock.instant();
-        self.seen().beats.get(boot).is_some_and(|(_, since)| now.saturating_duration_since(*since) <= SILENCE)
+        let (now, seen) = (self.clock.instant(), self.seen());
+        let Some((_, since)) = seen.beats.get(boot) else { return false };
+        let Some(own) = seen.own.filter(|own| own.is_steady(now)) else { return true };
+        now.saturating_duration_since(own.since.max(*since)) <= SILENCE
     }
 
     /// Takes the rows of those away who are dead and not among `needed`: nothing of theirs is left.

@@ -28,6 +28,14 @@ impl Server {
     async fn beat(&self) {
         self.replicas.beat(soon()).await.unwrap();
     }
+    /// So much time passes for it, in which it beats.
+    async fn live(&self, span: Duration) {
+        let end = self.clock.instant() + span;
+        while self.clock.instant() < end {
+            self.clock.advance(BEAT_EVERY);
+            self.beat().await;
+        }
+    }
     async fn take(&self) -> Option<Lease> {
         self.replicas.take(Role::Janitor, soon()).await.unwrap()
     }
@@ -58,15 +66,16 @@ async fn a_lease_is_left_to_who_beats_and_taken_from_who_was_silent() {
     let lease = one.take().await.unwrap();
     for _ in 0..20 {
         assert_eq!(two.take().await, None);
-        two.clock.advance(BEAT_EVERY);
+        two.live(BEAT_EVERY).await;
         one.beat().await;
     }
     assert_eq!(two.take().await, None);
     assert!(one.works_under(&lease).await);
     // It stalls. The other's own clock counts, from when it saw the last beat.
-    two.clock.advance(SILENCE);
+    two.live(3 * BEAT_EVERY).await;
+    two.clock.advance(SILENCE - 3 * BEAT_EVERY);
     assert_eq!(two.take().await, None, "not longer than that");
-    two.clock.advance(BEAT_EVERY);
+    two.live(BEAT_EVERY).await;
     let taken = two.take().await.unwrap();
     assert!(two.works_under(&taken).await);
     assert!(!one.works_under(&lease).await, "it writes nothing more");
@@ -91,7 +100,7 @@ async fn who_has_just_started_waits_before_it_takes_anybody_for_dead() {
     Server::start(&store, "one").await.take().await.unwrap();
     let two = Server::start(&store, "two").await;
     assert_eq!(two.take().await, None);
-    two.clock.advance(SILENCE + BEAT_EVERY);
+    two.live(SILENCE + BEAT_EVERY).await;
     assert!(two.take().await.is_some());
     // One that forgot what it held takes it anew.
     assert!(two.take().await.is_some());
@@ -104,7 +113,7 @@ async fn of_two_who_take_over_one_wins() {
     let others = [Server::start(&store, "one").await, Server::start(&store, "two").await];
     for other in &others {
         assert_eq!(other.take().await, None);
-        other.clock.advance(SILENCE + BEAT_EVERY);
+        other.live(SILENCE + BEAT_EVERY).await;
     }
     let (one, two) =
         tokio::join!(others[0].replicas.take(Role::Janitor, soon()), others[1].replicas.take(Role::Janitor, soon()));
@@ -123,7 +132,7 @@ async fn the_rows_of_the_dead_go_once_nothing_of_theirs_is_left() {
     let (one, two) = (Server::start(&store, "one").await, Server::start(&store, "two").await);
     let three = Server::start(&store, "three").await;
     three.replicas.look(soon()).await.unwrap();
-    three.clock.advance(SILENCE + BEAT_EVERY);
+    three.live(SILENCE + BEAT_EVERY).await;
     three.replicas.look(soon()).await.unwrap();
     assert!(!three.replicas.is_alive("one") && !three.replicas.is_alive("two"));
     // One comes back between the look and what follows from it.
@@ -136,7 +145,7 @@ async fn the_rows_of_the_dead_go_once_nothing_of_theirs_is_left() {
     two.beat().await;
     three.replicas.look(soon()).await.unwrap();
     assert!(three.replicas.is_alive("two"));
-    three.clock.advance(SILENCE + BEAT_EVERY);
+    three.live(SILENCE + BEAT_EVERY).await;
     three.replicas.look(soon()).await.unwrap();
     three.replicas.forget_dead(&["one"], soon()).await.unwrap();
     assert_eq!(beats(&store), ["REPLICA#one", "REPLICA#three"], "what is needed stays, and one's own");
@@ -153,4 +162,23 @@ async fn who_has_the_store_alone_asks_nobody() {
     new.replicas.look(soon()).await.unwrap();
     assert!(!new.replicas.is_alive("old"));
     assert!(beats(&store).is_empty());
+}
+
+#[tokio::test]
+async fn after_an_outage_nobody_is_dead_before_he_could_beat_again() {
+    let store = store();
+    let (one, two) = (Server::start(&store, "one").await, Server::start(&store, "two").await);
+    let lease = one.take().await.unwrap();
+    assert_eq!(two.take().await, None);
+    // Nobody's beat gets through for a minute.
+    two.clock.advance(Duration::from_secs(60));
+    assert_eq!(two.take().await, None, "its own don't either");
+    assert!(two.replicas.is_alive("one"));
+    two.beat().await;
+    two.clock.advance(BEAT_EVERY);
+    assert_eq!(two.take().await, None, "the other's may come later");
+    assert!(one.works_under(&lease).await);
+    // It does not come back.
+    two.live(SILENCE).await;
+    assert!(two.take().await.is_some());
 }

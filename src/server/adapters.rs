@@ -54,8 +54,8 @@ impl Store {
                 Ok(Self::Sqlite(Arc::new(store)))
             }
             StoreConfig::DynamoDb { table, kms_key, aws } => {
-                let store = dynamodb((table, kms_key.as_ref()), aws, sources).await;
-                check_table(&store, sources).await?;
+                let store = dynamodb((table, kms_key.as_ref()), aws, sources).await?;
+                check_table(&store, aws, sources).await?;
                 Ok(Self::DynamoDb(Arc::new(store)))
             }
         }
@@ -88,10 +88,14 @@ pub(super) async fn dynamodb(
     (table, kms_key): (&str, Option<&String>),
     aws: &AwsConfig,
     sources: &Sources,
-) -> DynamoStore {
+) -> Result<DynamoStore, ServerError> {
     let sdk = sdk_config(aws, sources).await;
+    if sdk.region().is_none() {
+        let problem = "needed: neither it, nor AWS_REGION, nor a profile names a region";
+        return Err(ServerError::setting("store.region", problem));
+    }
     let table = TableSettings { name: table.to_owned(), kms_key: kms_key.cloned() };
-    DynamoStore::new(&sdk, table, Arc::clone(&sources.clock), Arc::clone(&sources.entropy))
+    Ok(DynamoStore::new(&sdk, table, Arc::clone(&sources.clock), Arc::clone(&sources.entropy)))
 }
 
 /// What an AWS client is made from.
@@ -105,27 +109,33 @@ async fn sdk_config(config: &AwsConfig, sources: &Sources) -> aws_config::SdkCon
 }
 
 /// Refuses a table that no vault can use.
-async fn check_table(store: &DynamoStore, sources: &Sources) -> Result<(), ServerError> {
-    let report = store.inspect(sources.clock.deadline(PATIENCE)).await.map_err(table_error)?;
+async fn check_table(store: &DynamoStore, aws: &AwsConfig, sources: &Sources) -> Result<(), ServerError> {
+    let report = store.inspect(sources.clock.deadline(PATIENCE)).await;
+    let report = report.map_err(|error| table_error(error, aws))?;
     for warning in &report.warnings {
-        tracing::warn!("store.table: {warning}");
+        tracing::warn!("store.table: {}: {warning}", report.table);
     }
     if report.problems.is_empty() {
         return Ok(());
     }
-    let problems = report.problems.join("; ");
-    Err(ServerError::setting("store.table", format!("{problems}; see `ibyok-server table check --config FILE`")))
+    let (table, problems) = (report.table, report.problems.join("; "));
+    let hint = "see `ibyok-server table check --config FILE`";
+    Err(ServerError::setting("store.table", format!("{table}: {problems}; {hint}")))
 }
 
-/// A table that is not there, or that AWS does not let this server see.
-pub(super) fn table_error(error: TableError) -> ServerError {
-    match error {
+/// A table that is not there, or that AWS does not let this server see, and the setting to look at.
+pub(super) fn table_error(error: TableError, aws: &AwsConfig) -> ServerError {
+    let setting = match error {
         TableError::Absent(_) => {
             let hint = "correct store.table or store.region, or make it with `ibyok-server table create --config FILE`";
-            ServerError::setting("store.table", format!("{error}: {hint}"))
+            return ServerError::setting("store.table", format!("{error}: {hint}"));
         }
-        TableError::Unavailable(cause) => ServerError::setting("store", cause),
-    }
+        TableError::Credentials(_) => "store.kind",
+        TableError::Refused(_) => "store.table",
+        TableError::Unavailable(_) if aws.endpoint.is_some() => "store.endpoint",
+        TableError::Unavailable(_) => "store.region",
+    };
+    ServerError::setting(setting, error)
 }
 
 /// The KMS that the settings name, whose primary key can be used.
@@ -179,11 +189,23 @@ pub(super) async fn problems(config: &Config, sources: &Sources) -> Vec<ServerEr
     problems.extend(sealer(&config.kms, sources).await.err());
     problems.extend(providers(&config.providers).err());
     problems.extend(archive(&config.audit).err());
-    if let StoreConfig::Sqlite { path } = &config.store {
-        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        if directory.is_some_and(|directory| !directory.is_dir()) {
-            problems.push(ServerError::setting("store.path", "its directory does not exist"));
+    problems.extend(store(&config.store, sources).await.err());
+    problems
+}
+
+/// Looks whether there is a place for the store: the directory of its file, or its table.
+async fn store(config: &StoreConfig, sources: &Sources) -> Result<(), ServerError> {
+    match config {
+        StoreConfig::Sqlite { path } => {
+            let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+            match directory.is_some_and(|directory| !directory.is_dir()) {
+                true => Err(ServerError::setting("store.path", "its directory does not exist")),
+                false => Ok(()),
+            }
+        }
+        StoreConfig::DynamoDb { table, kms_key, aws } => {
+            let store = dynamodb((table, kms_key.as_ref()), aws, sources).await?;
+            check_table(&store, aws, sources).await
         }
     }
-    problems
 }

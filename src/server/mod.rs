@@ -87,6 +87,9 @@ pub enum ServerError {
     /// There is one.
     #[error("the store holds a vault already: it is left as it is")]
     Initialised,
+    /// A server runs where none may.
+    #[error("a server of this vault runs, or ended less than 10 s ago: stop it and try again")]
+    Running,
     /// The vault's parts can't be opened.
     #[error("the vault can't be opened: {0} ({reason})", reason = .0.reason.as_str())]
     Vault(#[from] Failure),

@@ -137,11 +137,15 @@ impl BindingService {
             if self.parts.mutations.prior(idempotency.as_ref(), items.next().flatten())?.is_some() {
                 return Ok(());
             }
-            // What can't be read any more can still be deleted.
-            let revision = item.ok_or(Reason::BindingNotFound)?.revision;
             if !session.permit.covers(&name.to_string(), None, &Labels::new()) {
                 return Err(Reason::BindingNotFound.into());
             }
+            let Some(item) = item else {
+                let absent = Reason::BindingNotFound.into();
+                return self.parts.mutations.refused(call, idempotency.as_ref(), absent).await.map(|_| ());
+            };
+            // What can't be read any more can still be deleted.
+            let revision = item.revision;
             let actions = vec![Action::Delete(key.clone(), Condition::Revision(revision))];
             let remembered = Remembered::default();
             let mut draft = call.draft(name.org.clone(), name.to_string());

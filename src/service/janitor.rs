@@ -1,7 +1,7 @@
 //! The janitor: purges deleted keys when their time has come, with a record of each. Which replica
 //! does it, a lease decides.
 
-use std::time::Duration;
+use std::{error::Error, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
@@ -15,7 +15,7 @@ use crate::{
     },
     repository::{
         keys::due::{self, Due},
-        lease::{Lease, Role},
+        lease::{Lease, Role, tell_failure},
     },
     store::{Action, Condition, WriteId, Written},
 };
@@ -46,13 +46,15 @@ impl Janitor {
 
     /// Looks at the queue now and then until `cancel`, while it has the lease.
     pub async fn run(&self, cancel: CancellationToken) {
-        let mut lease = None;
+        let (mut lease, mut has_failed) = (None, false);
         loop {
-            if let Err(failure) = self.round(&mut lease).await {
+            let ended = self.round(&mut lease).await;
+            if let Err(failure) = &ended {
                 // Whoever was overtaken asks for a new term.
                 lease = None;
-                tracing::warn!(reason = failure.reason.as_str(), "the janitor's round failed");
+                tell_failure(failure, has_failed, "what is due is not purged");
             }
+            has_failed = ended.is_err();
             tokio::select! {
                 () = cancel.cancelled() => return,
                 () = tokio::time::sleep(PAUSE) => {}
@@ -111,8 +113,8 @@ impl Janitor {
                     Ok(true) => gone += 1,
                     Ok(false) => {}
                     Err(failure) => {
-                        let (key, reason) = (row.name.to_string(), failure.reason.as_str());
-                        tracing::warn!(key, reason, "a key that is due could not be purged");
+                        let key = row.name.to_string();
+                        tracing::warn!(key, error = &failure as &dyn Error, "a key that is due could not be purged");
                         is_clean &= self.put_off(&row, now, &failure, fence).await?;
                     }
                 }

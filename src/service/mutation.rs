@@ -1,7 +1,8 @@
 //! Mutations: once by request_id, with their audit record in the same transaction.
 //!
 //! A use case asks for [`Mutations::idempotency`], adds its item to the session's one read, asks
-//! [`Mutations::prior`] of what came back, and commits with [`Mutations::commit`].
+//! [`Mutations::prior`] of what came back, and commits with [`Mutations::commit`]. What it refuses
+//! because of anything that it read, it refuses through [`Mutations::refused`].
 //!
 //! The memory of a request is a row with a MAC, good for 24 hours. Its name is an HMAC under a key
 //! of the organization, so that who reads the database learns no request_id, and so is the digest
@@ -113,6 +114,23 @@ impl Mutations {
         let row = self.verify(idempotency, row)?;
         if self.is_over(&row) { Ok(None) } else { idempotency.recall(&row).map(Some) }
     }
+    /// What an earlier call with this request_id did, for that may be what is refused; else
+    /// `failure`. What a use case read with the row or after it is no snapshot: it may have seen its
+    /// own request's effect and not the row. The row is written with the effect, so it is there for
+    /// whoever reads it after.
+    ///
+    /// # Errors
+    /// `failure`; STORE_UNAVAILABLE, REQUEST_ID_REUSED, RECORD_REJECTED.
+    pub async fn refused(
+        &self,
+        call: &Call,
+        idempotency: Option<&Idempotency>,
+        failure: Failure,
+    ) -> Result<Remembered, Failure> {
+        let Some(idempotency) = idempotency else { return Err(failure) };
+        let row = self.row(call, idempotency).await?;
+        self.prior(Some(idempotency), row)?.ok_or(failure)
+    }
     /// Commits `actions`, the memory of the request and the audit record in one transaction.
     ///
     /// # Errors
@@ -144,8 +162,7 @@ impl Mutations {
             };
             // Whichever action the store names: a call with the same request_id that was first
             // made most of the others fail, too.
-            let row = self.records.get(std::slice::from_ref(&idempotency.key), call.deadline).await?;
-            let row = row.into_iter().next().flatten();
+            let row = self.row(call, idempotency).await?;
             if let Some(prior) = self.prior(Some(idempotency), row.clone())? {
                 return Ok(Mutated::Replayed(prior));
             }
@@ -157,6 +174,10 @@ impl Mutations {
         Err(Reason::WriteConflict.into())
     }
 
+    async fn row(&self, call: &Call, idempotency: &Idempotency) -> Result<Option<Item>, Failure> {
+        let row = self.records.get(std::slice::from_ref(&idempotency.key), call.deadline).await?;
+        Ok(row.into_iter().next().flatten())
+    }
     fn verify(&self, idempotency: &Idempotency, row: Item) -> Result<Verified, Failure> {
         if row.key != idempotency.key {
             return Err(Failure::new(Reason::Internal).caused_by("the row is not that of this request"));

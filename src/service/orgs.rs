@@ -109,7 +109,8 @@ impl OrgService {
             return self.read(&request.id, call.deadline).await;
         }
         if existing.is_some() {
-            return Err(Reason::OrgExists.into());
+            self.parts.mutations.refused(call, idempotency.as_ref(), Reason::OrgExists.into()).await?;
+            return self.read(&request.id, call.deadline).await;
         }
 
         let org = OrgRecord {

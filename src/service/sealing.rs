@@ -112,8 +112,9 @@ impl From<KmsError> for Failure {
         let failure = match &error {
             KmsError::Unavailable(_) => Self::new(Reason::KmsUnavailable).retry_after(Duration::from_secs(1)),
             KmsError::Throttled { retry_after } => Self::new(Reason::KmsUnavailable).retry_after(*retry_after),
-            KmsError::KeyDisabled => Self::new(Reason::KmsKeyDisabled),
+            KmsError::KeyDisabled(_) => Self::new(Reason::KmsKeyDisabled),
             KmsError::KeyRefused(_) => Self::new(Reason::KmsKeyRefused),
+            KmsError::KeyUnsuited(kind) => Self::new(Reason::KmsKeyRefused).with("kms_key", kind.clone()),
             KmsError::Rejected => Self::new(Reason::SealedValueRejected),
         };
         failure.caused_by(error)

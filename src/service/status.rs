@@ -6,10 +6,18 @@ use std::sync::{
 };
 
 use super::{Parts, audit::retention::ArchiveStatus, call::Call, session::Access};
-use crate::domain::{clock::Timestamp, error::Failure, ids::OrgId, scope::Scope};
+use crate::domain::{
+    clock::{Deadline, Timestamp},
+    error::{Failure, Reason},
+    ids::{OrgId, Uid},
+    scope::Scope,
+};
 
 /// A server certificate that ends sooner than that is reported.
 const CERTIFICATE_DAYS_MIN: i64 = 7;
+
+/// The longest cause in the metadata of a refusal, in characters: metadata travel in headers.
+const CAUSE_MAX: usize = 1_000;
 
 /// One part, and whether it works.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,16 +66,15 @@ impl StatusService {
     /// The state of the server now.
     ///
     /// # Errors
-    /// The reasons of sessions. A part that does not work is an answer, no error.
+    /// The reasons of sessions; with STORE_UNAVAILABLE the metadata say what the store's trouble is. Any
+    /// other part that does not work is an answer, no error.
     pub async fn status(&self, call: &Call) -> Result<Status, Failure> {
         let access = Access::Plain(Scope::Admin, format!("orgs/{}/server", OrgId::SYSTEM));
-        self.parts.sessions.open(call, access, &[]).await?;
-        let (store, kms) = tokio::join!(
-            self.parts.records.store().status(call.deadline),
-            self.parts.sealer.kms().status(call.deadline)
-        );
+        self.parts.sessions.open(call, access, &[]).await.map_err(why_no_store)?;
+        let (store, kms) = tokio::join!(self.parts.records.store().status(call.deadline), self.kms(call.deadline));
+        let store = store.map_err(|cause| Failure::from(cause).causes());
         let mut checks = vec![
-            check("store", store.map_err(|cause| cause.to_string()), "look at the database and the server's log"),
+            check("store", store, "look at the database and the server's log"),
             check("kms", kms, "look at the KMS, its key and the server's rights"),
             self.audit(),
             self.certificate(self.parts.clock.now()),
@@ -77,6 +84,15 @@ impl StatusService {
         Ok(Status { version: env!("CARGO_PKG_VERSION"), checks })
     }
 
+    /// What the KMS says of its primary, and whether it gives a data key: unwrapping is not tried, because
+    /// each is the opening of a value in the KMS's own log.
+    async fn kms(&self, deadline: Deadline) -> Result<String, String> {
+        let found = self.parts.sealer.kms().status(deadline).await?;
+        let probe = Uid::random(&*self.parts.entropy).map_err(|cause| cause.to_string())?;
+        let given = self.parts.sealer.resolve(None, &OrgId::system(), &probe, deadline).await;
+        given.map_err(|failure| format!("{found}, but it gives no data key: {}", failure.causes()))?;
+        Ok(found)
+    }
     fn audit(&self) -> Check {
         let is_writable = self.parts.audit.is_writable();
         let found = if is_writable { Ok("records are written") } else { Err("records can't be written") };
@@ -97,6 +113,16 @@ impl StatusService {
             .map_err(|days| if days < 0 { "the server's certificate has expired".to_owned() } else { say(days) });
         check("certificate", found, "put a new certificate in place: it is loaded without a restart")
     }
+}
+
+/// Whoever comes here holds a signed token with the scope for this call. That it is good still, only the
+/// store could say; why it can't is all that is told.
+fn why_no_store(failure: Failure) -> Failure {
+    if failure.reason != Reason::StoreUnavailable {
+        return failure;
+    }
+    let why: String = failure.causes().chars().take(CAUSE_MAX).collect();
+    failure.with("store", why)
 }
 
 fn check(name: &'static str, found: Result<String, String>, hint: &'static str) -> Check {

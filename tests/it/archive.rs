@@ -21,7 +21,7 @@ use crate::{
 
 mod past;
 
-use past::{DAYS, SETTINGS, check, home, until_archived};
+use past::{DAYS, SETTINGS, check, filled, home, until_archived};
 
 /// Everything that a listing brings, newest first.
 async fn listed(caller: &Caller) -> Vec<pb::AuditEvent> {
@@ -206,6 +206,7 @@ impl Served {
         let child = Command::new(env!("CARGO_BIN_EXE_ibyok-server"))
             .args(["serve", "--config"])
             .arg(home.path().join("server.toml"))
+            .envs(home.place().environment())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .stdin(Stdio::null())
@@ -229,9 +230,10 @@ fn settings(home: &Home) {
     let text = format!(
         "listen = '127.0.0.1:0'
         tls = {{ cert = 'server.pem', key = 'server.key', client_ca = 'ca.pem' }}
-        store = {{ path = 'vault.db' }}
+        {}
         kms = {{ key_file = 'master.keys' }}
-        {SETTINGS}"
+        {SETTINGS}",
+        home.place().setting()
     );
     fs::write(home.path().join("server.toml"), text).unwrap();
 }
@@ -249,14 +251,15 @@ fn seen(directory: &Path) -> Vec<(String, u64)> {
 async fn state(home: &Home) -> ArchiveState {
     let opened = Opened::of(home).await;
     let state = ArchiveState::load(&opened.records, soon()).await.unwrap();
-    opened.store.close().await.unwrap();
+    opened.close().await;
     state
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_killed_while_it_archives_loses_and_doubles_nothing() {
     const EACH: usize = 150;
-    let (home, receipts) = home(EACH).await;
+    // On a table each server waits until the one before is taken for dead.
+    let (home, receipts) = filled(Home::sqlite(), EACH).await;
     settings(&home);
     let directory = home.path().join("archive");
     let (mut kills, mut last) = (0, 0);
@@ -303,6 +306,7 @@ fn verify_archive(home: &Home, more: &[&str]) -> Output {
         .args(["audit", "verify-archive", "--dir"])
         .arg(home.path().join("archive"))
         .args(more)
+        .envs(home.place().environment())
         .stdin(Stdio::null())
         .output()
         .unwrap()

@@ -78,10 +78,10 @@ async fn a_disabled_key_is_disabled_until_it_is_enabled_again() {
     let of_other = wrap(&kms, Some(&other)).await;
     keys.disable(&primary).await;
     for _ in 0..10 {
-        assert!(matches!(unwrap(&kms, &wrapped).await, Err(KmsError::KeyDisabled)));
+        assert!(matches!(unwrap(&kms, &wrapped).await, Err(KmsError::KeyDisabled(_))));
     }
-    assert!(matches!(kms.generate_data_key(None, &context(), in_time()).await, Err(KmsError::KeyDisabled)));
-    assert!(matches!(kms.rewrap(&wrapped, &context(), &other, in_time()).await, Err(KmsError::KeyDisabled)));
+    assert!(matches!(kms.generate_data_key(None, &context(), in_time()).await, Err(KmsError::KeyDisabled(_))));
+    assert!(matches!(kms.rewrap(&wrapped, &context(), &other, in_time()).await, Err(KmsError::KeyDisabled(_))));
     let problem = kms.status(in_time()).await.unwrap_err();
     assert_eq!(problem, format!("kms.key_id: {} is disabled: enable it", primary.0));
     unwrap(&kms, &of_other).await.unwrap();
@@ -96,8 +96,8 @@ async fn a_key_that_is_pending_deletion_is_disabled() {
     let kms = adapter(&primary).await;
     let wrapped = wrap(&kms, None).await;
     keys.schedule_deletion(&primary).await;
-    assert!(matches!(unwrap(&kms, &wrapped).await, Err(KmsError::KeyDisabled)));
-    assert!(matches!(kms.generate_data_key(None, &context(), in_time()).await, Err(KmsError::KeyDisabled)));
+    assert!(matches!(unwrap(&kms, &wrapped).await, Err(KmsError::KeyDisabled(_))));
+    assert!(matches!(kms.generate_data_key(None, &context(), in_time()).await, Err(KmsError::KeyDisabled(_))));
     let problem = kms.status(in_time()).await.unwrap_err();
     assert!(problem.contains("is pending deletion"), "{problem}");
 }
@@ -172,7 +172,7 @@ async fn a_multi_region_key_opens_by_its_replica_here_or_where_it_is() {
     let moved = kms.rewrap(&wrapped, &context(), &primary, in_time()).await.unwrap();
     assert_eq!(moved.kms_key_id, primary);
     here.disable(&replica).await;
-    assert!(matches!(unwrap(&kms, &wrapped).await, Err(KmsError::KeyDisabled)));
+    assert!(matches!(unwrap(&kms, &wrapped).await, Err(KmsError::KeyDisabled(_))));
 }
 
 #[tokio::test]

@@ -24,6 +24,8 @@ pub enum Fate {
     Hold,
     /// It goes no further: this status and error code are the answer.
     Answer(u16, &'static str),
+    /// The same for calls of that name; others are passed on.
+    AnswerTo(&'static str, u16, &'static str),
     /// It goes no further: the connection ends.
     Cut,
 }
@@ -80,8 +82,12 @@ impl Proxy {
         while let Some(request) = Message::read(&mut from_client).await? {
             let target = request.header("x-amz-target").unwrap_or_default();
             let name = target.rsplit('.').next().unwrap_or_default().to_owned();
-            *self.calls.lock().unwrap().entry(name).or_default() += 1;
-            let fate = self.fate.borrow().clone();
+            *self.calls.lock().unwrap().entry(name.clone()).or_default() += 1;
+            let fate = match self.fate.borrow().clone() {
+                Fate::AnswerTo(of, status, code) if of == name => Fate::Answer(status, code),
+                Fate::AnswerTo(..) => Fate::Pass,
+                fate => fate,
+            };
             match fate {
                 Fate::Cut => return Ok(()),
                 Fate::Answer(status, code) => {
@@ -90,7 +96,7 @@ impl Proxy {
                     to_client.write_all([head, body].concat().as_bytes()).await?;
                     continue;
                 }
-                Fate::Pass | Fate::LoseReply | Fate::Hold => {}
+                Fate::Pass | Fate::LoseReply | Fate::Hold | Fate::AnswerTo(..) => {}
             }
             to_server.write_all(&request.bytes).await?;
             let Some(reply) = Message::read(&mut from_server).await? else { return Ok(()) };

@@ -1,7 +1,7 @@
 //! A whole vault on the KMS of AWS: what it calls, what its callers are told, and what it leaves in
 //! its log.
 
-use std::{collections::BTreeMap, fs, sync::Arc};
+use std::{collections::BTreeMap, fs};
 
 use aws_sdk_kms::types::{KeySpec, KeyUsageType};
 use data_encoding::BASE64;
@@ -15,13 +15,15 @@ use crate::{
     canary::{needles::Needles, process::Server, settled},
     harness::{ADMIN, Caller, Home, KMS_SETTINGS, ORG, Vault, reason, within},
     localstack::{self, Keys, REGION},
-    process::{Runner, Site},
 };
+
+mod credentials;
+mod status;
 
 const SECRET: &str = "sk-proj-aws-canary-0123456789abcdef0123456789abcdef";
 
 /// The home of a vault whose primary is that key.
-fn home(key: &KmsKeyId, endpoint: &str) -> Home {
+pub fn home(key: &KmsKeyId, endpoint: &str) -> Home {
     let home = Home::make();
     let settings =
         format!("kms = {{ kind = 'aws', key_id = '{}', region = '{REGION}', endpoint = '{endpoint}' }}", key.0);
@@ -85,7 +87,7 @@ async fn retrieve(caller: &Caller, id: &str) -> Result<String, Status> {
 }
 
 /// Without the looks of health, which come when they come.
-fn but_descriptions(mut calls: BTreeMap<String, usize>) -> BTreeMap<String, usize> {
+pub fn but_descriptions(mut calls: BTreeMap<String, usize>) -> BTreeMap<String, usize> {
     calls.remove("DescribeKey");
     calls
 }
@@ -174,6 +176,12 @@ async fn an_organizations_own_key_is_its_own_matter() {
     let nobody = KmsKeyId("alias/nobody".to_owned());
     let refused = operator.admin().update_org(update(&nobody)).await.unwrap_err();
     assert_eq!(reason(&refused), "KMS_KEY_REFUSED", "a key is tried before it is taken");
+    // LocalStack takes keys of any kind here.
+    setting.proxy.set(Fate::AnswerTo("GenerateDataKey", 400, "InvalidKeyUsageException"));
+    let refused = operator.admin().update_org(update(&next)).await.unwrap_err();
+    let kind = refused.get_error_details().error_info().unwrap().metadata["kms_key"].clone();
+    assert_eq!((reason(&refused).as_str(), kind.as_str()), ("KMS_KEY_REFUSED", "InvalidKeyUsageException"));
+    setting.proxy.set(Fate::Pass);
     operator.admin().update_org(update(&next)).await.unwrap();
     assert_eq!(create(&globex, "new").await.unwrap().versions[0].kms_key_id, next.0);
     assert_eq!(retrieve(&globex, "theirs").await.unwrap(), SECRET);
@@ -281,50 +289,5 @@ async fn no_data_key_is_logged_at_any_level_or_kept() {
     for path in fs::read_dir(site.home.path()).unwrap().map(|entry| entry.unwrap().path()) {
         let found = path.is_file() && needles.found_in(&fs::read(&path).unwrap()).next().is_some();
         assert!(!found, "in {}", path.display());
-    }
-}
-
-const WITH_CREDENTIALS: &[(&str, &str)] =
-    &[("AWS_ACCESS_KEY_ID", "test"), ("AWS_SECRET_ACCESS_KEY", "test"), ("AWS_EC2_METADATA_DISABLED", "true")];
-/// Nothing of this machine's own is looked at.
-const WITHOUT_CREDENTIALS: &[(&str, &str)] = &[
-    ("AWS_EC2_METADATA_DISABLED", "true"),
-    ("AWS_CONFIG_FILE", "/dev/null"),
-    ("AWS_SHARED_CREDENTIALS_FILE", "/dev/null"),
-];
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_server_finds_its_credentials_in_its_environment_or_says_that_there_are_none() {
-    let keys = Keys::of(REGION).await;
-    let key = keys.make().await;
-    let endpoint = localstack::endpoint().await;
-    for (environment, line) in [
-        (WITH_CREDENTIALS, None),
-        (
-            WITHOUT_CREDENTIALS,
-            Some("kms.kind: there are no good AWS credentials: the credential provider was not enabled"),
-        ),
-    ] {
-        let home = home(&key, endpoint);
-        home.init().await.unwrap();
-        let site = Arc::new(Site::of(home, "vault.db", Runner { environment, ..Runner::default() }));
-        let check = std::process::Command::new(env!("CARGO_BIN_EXE_ibyok-server"))
-            .args(["check", "--config", "server.toml"])
-            .current_dir(site.home.path())
-            .envs(environment.iter().copied())
-            .output()
-            .unwrap();
-        let said = [check.stdout, check.stderr].map(|said| String::from_utf8(said).unwrap()).concat();
-        match line {
-            None => {
-                assert_eq!((check.status.code(), said.as_str()), (Some(0), "OK\n"));
-                assert!(site.serve().await.terminate().await.success());
-            }
-            Some(line) => {
-                assert!(check.status.code() == Some(2) && said.contains(line), "{said}");
-                let (status, log) = site.fails().await;
-                assert!(status.code() == Some(1) && log.contains(line), "{log}");
-            }
-        }
     }
 }

@@ -15,7 +15,10 @@ use tonic::{
     metadata::{AsciiMetadataValue, MetadataValue},
 };
 
-use crate::harness::{ADMIN, Caller, ORG, reason, within};
+use crate::{
+    harness::{ADMIN, Caller, Home, ORG, Place, reason, within},
+    tamper::stock::Raw,
+};
 
 mod calls;
 pub(crate) mod needles;
@@ -47,9 +50,9 @@ async fn secrets_are_nowhere_but_where_they_belong() {
     assert!(found.is_empty(), "{} in the server's memory: {found:#?}", found.len());
 
     let all = Needles::of(&[secrets.travelled, secrets.kept].concat());
-    assert_none(&all, &control, files(server.path()), "while it is served");
+    assert_none(&all, &control, stored(&server.site.home).await, "while it is served");
     let (site, log) = server.terminate().await;
-    assert_none(&all, &control, files(site.home.path()), "afterwards");
+    assert_none(&all, &control, stored(&site.home).await, "afterwards");
     let lines = String::from_utf8_lossy(&log);
     assert!(lines.contains("TRACE") || lines.contains("DEBUG"), "the log says everything that it ever says: {lines}");
     let found: Vec<_> = all.found_in(&log).collect();
@@ -80,19 +83,23 @@ pub(crate) async fn settled(mut look: impl FnMut() -> Vec<String>) -> Vec<String
     }
 }
 
-/// The database with what stands beside it.
-fn files(directory: &std::path::Path) -> BTreeMap<String, Vec<u8>> {
-    let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+/// The database: its files, or each row of its table.
+async fn stored(home: &Home) -> BTreeMap<String, Vec<u8>> {
+    if let Place::Table { .. } = home.place() {
+        let rows = Raw::of(home).await.rows().await;
+        return rows.iter().map(|row| (format!("{} / {}", row.partition, row.sort), row.bytes())).collect();
+    }
+    let entries = fs::read_dir(home.path()).unwrap().map(|entry| entry.unwrap().path());
     let database = entries.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("vault.db"));
     let files: BTreeMap<_, _> = database.map(|path| (path.display().to_string(), fs::read(path).unwrap())).collect();
     assert!(files.keys().any(|path| path.ends_with("vault.db")));
     files
 }
 
-fn assert_none(needles: &Needles, control: &Needles, files: BTreeMap<String, Vec<u8>>, when: &str) {
-    assert!(files.values().any(|bytes| control.found_in(bytes).next().is_some()), "a search finds what is there");
-    for (path, bytes) in files {
+fn assert_none(needles: &Needles, control: &Needles, stored: BTreeMap<String, Vec<u8>>, when: &str) {
+    assert!(stored.values().any(|bytes| control.found_in(bytes).next().is_some()), "a search finds what is there");
+    for (place, bytes) in stored {
         let found: Vec<_> = needles.found_in(&bytes).collect();
-        assert!(found.is_empty(), "{when}, in {path}: {found:#?}");
+        assert!(found.is_empty(), "{when}, in {place}: {found:#?}");
     }
 }

@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use ibyok::{
     domain::clock::{Clock as _, SystemClock},
     grpc::pb,
-    store::{ItemStore as _, Order, Query, SortRange, sqlite::SqliteStore},
+    store::{Order, Query, SortRange},
 };
 use tokio::{
     sync::mpsc::{UnboundedReceiver, unbounded_channel},
@@ -20,7 +20,7 @@ use tokio::{
 use self::{model::key_name, writer::Writer};
 use crate::{
     dice::Dice,
-    harness::{Caller, ORG, reason, within},
+    harness::{Caller, Home, ORG, reason, within},
     process::Site,
 };
 
@@ -98,7 +98,7 @@ async fn a_server_that_is_told_to_end_finishes_seals_and_loses_nothing() {
         }
         let status = process.terminate().await;
         assert!(status.success(), "{status}");
-        assert!(every_chain_is_sealed(&site).await);
+        assert!(every_chain_is_sealed(&site.home).await);
         writers = working.end().await;
         process = site.serve().await;
         for writer in &mut writers {
@@ -219,9 +219,8 @@ async fn events(admin: &Caller, outcome: pb::AuditOutcome) -> Vec<pb::AuditEvent
 }
 
 /// Whether the store, which nobody serves now, says of each chain where it ends.
-pub async fn every_chain_is_sealed(site: &Site) -> bool {
-    let clock = Arc::new(SystemClock);
-    let store = SqliteStore::open(&site.home.path().join("vault.db"), Arc::<SystemClock>::clone(&clock)).unwrap();
+pub async fn every_chain_is_sealed(home: &Home) -> bool {
+    let store = home.items().await;
     let query = Query {
         partition: "A#HEADS".to_owned(),
         range: SortRange::All,
@@ -229,8 +228,8 @@ pub async fn every_chain_is_sealed(site: &Site) -> bool {
         limit: 1_000,
         after: None,
     };
-    let page = store.query(query, clock.deadline(Duration::from_secs(10))).await.unwrap();
-    store.close().await.unwrap();
+    let page = store.port().query(query, SystemClock.deadline(Duration::from_secs(10))).await.unwrap();
+    store.close().await;
     let chains: Vec<_> = page.items.iter().filter(|item| item.attributes.contains_key("opened")).collect();
     assert!(!chains.is_empty());
     chains.iter().all(|item| item.attributes.contains_key("sealed"))

@@ -16,7 +16,7 @@ use self::place::SmallDisk;
 use crate::{
     crash::{Callers, Working, check, check_records, every_chain_is_sealed, verify, writer::Writer},
     dice::Dice,
-    harness::{Caller, Home, reason, within},
+    harness::{Caller, Home, Place, reason, within},
     process::{Process, Runner, Site},
 };
 
@@ -27,7 +27,7 @@ async fn a_full_disk_is_survived_without_a_restart() {
     let (home, disk) = on_small_disk().await;
     let Some(disk) = disk else { return takes_no_writes(home, 4).await };
     // The log is on the same disk: what can't be logged must not end anything.
-    let site = Arc::new(Site::of(home, "disk/vault.db", disk.logging_runner()));
+    let site = Arc::new(Site::of(home, disk.logging_runner()));
     let mut vault = Trial::start(&site).await;
     for round in 0..4 {
         vault.work_until(|_| disk.fill()).await;
@@ -42,14 +42,14 @@ async fn a_full_disk_is_survived_without_a_restart() {
     }
     vault.end().await;
     disk.sh("cp \"$DISK\"/vault.db \"$DISK\"/../vault.db");
-    assert!(every_chain_is_sealed(&site).await);
+    assert!(every_chain_is_sealed(&site.home.clone().moved(Place::File("vault.db"))).await);
     let log = site.whole_log();
     assert!(!log.contains("a defect"), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_takes_no_writes_is_survived_without_a_restart() {
-    let home = Home::make();
+    let home = Home::sqlite();
     home.init().await.unwrap();
     takes_no_writes(home, 6).await;
 }
@@ -58,7 +58,7 @@ async fn a_disk_that_takes_no_writes_is_survived_without_a_restart() {
 /// whoever the user: all of them, as where a disk has become read-only, or those that make a file
 /// larger, as where it is full.
 async fn takes_no_writes(home: Home, rounds: usize) {
-    let site = Arc::new(Site::of(home, "vault.db", Runner::default()));
+    let site = Arc::new(Site::of(home, Runner::default()));
     let mut vault = Trial::start(&site).await;
     for round in 0..rounds {
         let largest = || std::fs::metadata(site.home.path().join("vault.db-wal")).unwrap().len();
@@ -69,14 +69,14 @@ async fn takes_no_writes(home: Home, rounds: usize) {
         vault.is_well().await;
     }
     vault.end().await;
-    assert!(every_chain_is_sealed(&site).await);
+    assert!(every_chain_is_sealed(&site.home).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_says_what_keeps_it_from_starting_on_a_read_only_disk() {
     let (home, disk) = on_small_disk().await;
     let site = if let Some(disk) = &disk {
-        let site = Arc::new(Site::of(home, "disk/vault.db", disk.runner()));
+        let site = Arc::new(Site::of(home, disk.runner()));
         disk.sh("mount -o remount,ro \"$DISK\"");
         is_refused_a_start(&site, "Read-only file system").await;
         disk.sh("mount -o remount,rw \"$DISK\"");
@@ -85,9 +85,9 @@ async fn a_server_says_what_keeps_it_from_starting_on_a_read_only_disk() {
         // Of what it says the limit takes nothing: that goes through a pipe.
         let script = "(ulimit -f 0 && exec \"$@\" 2>&1) | cat";
         let words = ["bash", "-o", "pipefail", "-c", script, "bash"].map(str::to_owned).to_vec();
-        let limited = Arc::new(Site::of(home.clone(), "vault.db", Runner { words, ..Runner::default() }));
+        let limited = Arc::new(Site::of(home.clone(), Runner { words, ..Runner::default() }));
         is_refused_a_start(&limited, "disk I/O error").await;
-        Arc::new(Site::of(home, "vault.db", Runner::default()))
+        Arc::new(Site::of(home, Runner::default()))
     };
     let mut vault = Trial::start(&site).await;
     vault.is_well().await;
@@ -104,15 +104,16 @@ async fn is_refused_a_start(site: &Arc<Site>, why: &str) {
 /// A vault whose database is on a small disk, in the directory `disk` of its home; where there can be
 /// no such disk, in its home.
 async fn on_small_disk() -> (Home, Option<SmallDisk>) {
-    let home = Home::make();
+    let home = Home::sqlite();
     home.init().await.unwrap();
     let path = home.path().join("disk");
     std::fs::create_dir(&path).unwrap();
     let disk = SmallDisk::make(&path, 32 << 10);
-    if let Some(disk) = &disk {
+    if let Some(disk) = disk {
         disk.sh("cp \"$DISK\"/../vault.db \"$DISK\"");
+        return (home.moved(Place::File("disk/vault.db")), Some(disk));
     }
-    (home, disk)
+    (home, None)
 }
 
 fn limit_files(process: &Process, bytes: Option<u64>) {

@@ -135,7 +135,7 @@ fn stderr(output: &Output) -> String {
 
 #[test]
 fn settings_are_checked_a_line_for_each_problem() {
-    let home = Home::make();
+    let home = Home::sqlite();
     let file = home.path().join("server.toml");
     let good = "tls = { cert = 'server.pem', key = 'server.key', client_ca = 'ca.pem' }\n\
                 store = { path = 'vault.db' }\nkms = { key_file = 'master.keys' }\n";
@@ -165,7 +165,7 @@ fn settings_are_checked_a_line_for_each_problem() {
 
 #[test]
 fn serve_asks_for_init_and_init_happens_once() {
-    let home = Home::make();
+    let home = Home::sqlite();
     let file = home.path().join("server.toml");
     fs::write(
         &file,

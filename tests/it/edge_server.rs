@@ -8,11 +8,14 @@ use ibyok::{
 };
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
-use crate::harness::{ADMIN, Home, Vault, reason, within};
+use crate::{
+    harness::{ADMIN, Home, Vault, reason, within},
+    tamper::stock::Raw,
+};
 
 #[tokio::test]
 async fn where_no_vault_is_nothing_is_made_and_the_setting_is_named() {
-    let home = Home::make();
+    let home = Home::sqlite();
     let files = || {
         let mut names: Vec<_> = std::fs::read_dir(home.path()).unwrap().map(|it| it.unwrap().file_name()).collect();
         names.sort();
@@ -34,7 +37,7 @@ async fn where_no_vault_is_nothing_is_made_and_the_setting_is_named() {
 
 #[tokio::test]
 async fn a_store_that_holds_no_vault_yet_is_refused_with_the_command_that_makes_one() {
-    let home = Home::make();
+    let home = Home::sqlite();
     let clock = std::sync::Arc::new(SystemClock);
     drop(SqliteStore::open_or_make(&home.path().join("vault.db"), clock).unwrap());
     let refused = server::rebuild::rebuild(&home.config(""), &home.sources()).await.unwrap_err();
@@ -47,9 +50,9 @@ async fn a_store_that_holds_no_vault_yet_is_refused_with_the_command_that_makes_
 async fn init_happens_once() {
     let home = Home::make();
     home.init().await.unwrap();
-    let before = std::fs::read(home.path().join("vault.db")).unwrap();
+    let before = Raw::of(&home).await.rows().await;
     assert!(matches!(home.init().await.unwrap_err(), ServerError::Initialised));
-    assert_eq!(before, std::fs::read(home.path().join("vault.db")).unwrap(), "the vault is left as it is");
+    assert_eq!(before, Raw::of(&home).await.rows().await, "the vault is left as it is");
 }
 
 #[tokio::test]
@@ -66,8 +69,10 @@ async fn a_vault_is_served_stopped_and_served_again() {
 }
 
 #[tokio::test]
-async fn a_vault_that_is_served_is_not_opened_twice() {
-    let vault = Vault::start().await;
+async fn a_file_that_is_served_is_not_opened_twice() {
+    let home = Home::sqlite();
+    home.init().await.unwrap();
+    let vault = home.serve("").await;
     let second = vault.home();
     let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let run = server::run(second.config(""), socket, std::future::pending(), second.sources());

@@ -51,7 +51,8 @@ impl Fixture {
         Self::on(Arc::new(store), clock).await
     }
 
-    async fn on(store: Arc<dyn ItemStore>, shifted: Arc<ShiftedClock>) -> Self {
+    /// On that store, by that clock.
+    pub(crate) async fn on(store: Arc<dyn ItemStore>, shifted: Arc<ShiftedClock>) -> Self {
         let (clock, entropy): (Arc<dyn Clock>, Arc<dyn Entropy>) = (shifted.clone(), Arc::new(SystemEntropy));
         let kms = FakeKms::new();
         let sealer = Sealer::new(Arc::new(kms.clone()), entropy.clone());

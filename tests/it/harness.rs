@@ -17,7 +17,7 @@ use std::{fs, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 use ibyok::{
     config::Config,
     domain::{
-        clock::{ShiftedClock, SystemEntropy},
+        clock::{ShiftedClock, SystemClock, SystemEntropy},
         ids::OrgId,
         principal::IdentityPattern,
     },
@@ -28,6 +28,7 @@ use ibyok::{
     kms::local::LocalKeyWrapper,
     pki::{Authority, ClientNames, Issued, Validity},
     server::{self, ServerError, Sources, init::Init},
+    store::{ItemStore, sqlite::SqliteStore},
 };
 use tempfile::TempDir;
 use tokio::{net::TcpListener, task::JoinHandle};
@@ -39,7 +40,7 @@ use tonic::{
 };
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
-use crate::{localstack, trace};
+use crate::{dynamodb::local, localstack, trace};
 
 /// The first organization of every test's vault.
 pub const ORG: &str = "acme";
@@ -60,7 +61,7 @@ pub struct Vault {
     /// Moves the server's wall clock.
     pub clock: Arc<ShiftedClock>,
     pub dir: Arc<TempDir>,
-    store: String,
+    place: Place,
     stop: CancellationToken,
     served: JoinHandle<Result<(), ServerError>>,
 }
@@ -89,7 +90,7 @@ impl Vault {
     /// Its directory, for whoever looks at it meanwhile.
     pub fn home(&self) -> Home {
         let (dir, authority, clock) = (self.dir.clone(), self.authority.clone(), self.clock.clone());
-        Home { dir, authority, clock, store: self.store.clone() }
+        Home { dir, authority, clock, place: self.place.clone(), makes_table: false }
     }
 
     /// A new certificate of the vault's authority with that identity (SPIFFE id or DNS name).
@@ -137,13 +138,87 @@ pub struct Home {
     pub dir: Arc<TempDir>,
     pub authority: Arc<Authority>,
     pub clock: Arc<ShiftedClock>,
+    place: Place,
+    /// Whether its table is its own, which `init` makes first.
+    makes_table: bool,
+}
+
+/// Where a vault's items are.
+#[derive(Clone)]
+pub enum Place {
+    /// In that file of its directory.
+    File(&'static str),
+    /// In that table, reached through that endpoint.
+    Table { name: String, endpoint: String },
+}
+
+impl Place {
+    /// Where the suite runs: a new one.
+    fn of_the_suite() -> Self {
+        match std::env::var("IBYOK_TEST_STORE").as_deref() {
+            Err(_) | Ok("sqlite") => FILE,
+            Ok("dynamodb") => Self::table(&local::name()),
+            Ok(_) => panic!("IBYOK_TEST_STORE is sqlite or dynamodb"),
+        }
+    }
+    /// That table of DynamoDB Local.
+    pub fn table(name: &str) -> Self {
+        Self::Table { name: name.to_owned(), endpoint: local::endpoint() }
+    }
+    /// What a server needs in its environment to come there.
+    pub fn environment(&self) -> Vec<(&'static str, &'static str)> {
+        match self {
+            Self::File(_) => Vec::new(),
+            Self::Table { .. } => localstack::ENVIRONMENT.to_vec(),
+        }
+    }
     /// The setting `store`, TOML.
-    store: String,
+    pub fn setting(&self) -> String {
+        match self {
+            Self::File(path) => format!("store = {{ path = '{path}' }}"),
+            Self::Table { name, endpoint } => {
+                let region = local::REGION;
+                format!(
+                    "store = {{ kind = 'dynamodb', table = '{name}', region = '{region}', endpoint = '{endpoint}' }}"
+                )
+            }
+        }
+    }
+}
+
+/// The items of a vault that nobody serves, in the store that a server would open.
+pub struct Items {
+    port: Arc<dyn ItemStore>,
+    file: Option<Arc<SqliteStore>>,
+}
+
+impl Items {
+    pub fn port(&self) -> Arc<dyn ItemStore> {
+        Arc::clone(&self.port)
+    }
+    /// Lets go of them.
+    pub async fn close(self) {
+        if let Some(file) = self.file {
+            file.close().await.unwrap();
+        }
+    }
 }
 
 impl Home {
-    /// A directory with certificates and a master key, and no vault yet.
+    /// A directory with certificates and a master key, and no vault yet; the store is the suite's.
     pub fn make() -> Self {
+        let home = Self::at(Place::of_the_suite());
+        let makes_table = matches!(home.place, Place::Table { .. });
+        Self { makes_table, ..home }
+    }
+
+    /// The same with the store in a file, whatever the suite's is.
+    pub fn sqlite() -> Self {
+        Self::at(FILE)
+    }
+
+    /// The same with the store there, where whoever asks for it has made what it needs.
+    pub fn at(place: Place) -> Self {
         let (dir, authority) = (TempDir::new().unwrap(), Authority::new("ibyok test").unwrap());
         let server = authority.server(Validity::days(1)).unwrap();
         fs::write(dir.path().join("ca.pem"), authority.certificate()).unwrap();
@@ -151,12 +226,30 @@ impl Home {
         fs::write(dir.path().join("server.key"), server.key.as_bytes()).unwrap();
         LocalKeyWrapper::create_file(&dir.path().join("master.keys"), &SystemEntropy).unwrap();
         let clock = Arc::new(ShiftedClock::default());
-        Self { dir: Arc::new(dir), authority: Arc::new(authority), clock, store: SQLITE.to_owned() }
+        Self { dir: Arc::new(dir), authority: Arc::new(authority), clock, place, makes_table: false }
     }
 
-    /// The same with another setting `store`.
-    pub fn on(self, store: String) -> Self {
-        Self { store, ..self }
+    /// The same vault through another way, or at another place.
+    pub fn moved(self, place: Place) -> Self {
+        Self { place, makes_table: false, ..self }
+    }
+
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Its items, while nobody serves it.
+    pub async fn items(&self) -> Items {
+        match &self.place {
+            Place::File(path) => {
+                let store = SqliteStore::open(&self.path().join(path), Arc::new(SystemClock)).unwrap();
+                let store = Arc::new(store);
+                Items { port: store.clone(), file: Some(store) }
+            }
+            Place::Table { name, endpoint } => {
+                Items { port: Arc::new(local::store(name, endpoint.clone()).await), file: None }
+            }
+        }
     }
 
     pub fn path(&self) -> &Path {
@@ -165,7 +258,7 @@ impl Home {
 
     /// The settings; `more` is TOML that goes behind them.
     pub fn config(&self, more: &str) -> Config {
-        let text = format!("{SETTINGS}{}\n{}\n{more}", self.store, self.kms());
+        let text = format!("{SETTINGS}{}\n{}\n{more}", self.place.setting(), self.kms());
         Config::parse(&text, self.path().to_owned(), Vec::new()).unwrap()
     }
 
@@ -182,9 +275,17 @@ impl Home {
 
     /// What `ibyok-server init` does.
     pub async fn init(&self) -> Result<(), ServerError> {
+        self.init_by(&self.sources()).await
+    }
+
+    /// The same by another clock.
+    pub async fn init_by(&self, sources: &Sources) -> Result<(), ServerError> {
+        if let (true, Place::Table { name, .. }) = (self.makes_table, &self.place) {
+            local::make(name).await;
+        }
         let init =
             Init { org: OrgId::parse("org", ORG).unwrap(), admin: IdentityPattern::parse("identity", ADMIN).unwrap() };
-        server::init::init(&self.config(""), &init, &self.sources()).await
+        server::init::init(&self.config(""), &init, sources).await
     }
 
     /// What `ibyok-server serve` does.
@@ -204,7 +305,7 @@ impl Home {
             authority: self.authority,
             clock: self.clock,
             dir: self.dir,
-            store: self.store,
+            place: self.place,
             stop,
             served,
         };
@@ -224,7 +325,7 @@ const LOCAL_KMS: &str = r#"kms = { key_file = "master.keys" }"#;
 /// What a test puts into this file of the home, `kms = { .. }`, stands in the place of the local KMS.
 pub const KMS_SETTINGS: &str = "kms.toml";
 
-const SQLITE: &str = r#"store = { path = "vault.db" }"#;
+const FILE: Place = Place::File("vault.db");
 
 /// A connection with that certificate to a server of `authority`; it is opened by the first call.
 pub fn channel(authority: &Authority, address: SocketAddr, certificate: &Issued) -> Channel {

@@ -8,7 +8,7 @@ use tonic::{Code, Status};
 
 use crate::{
     harness::{Caller, ORG, Vault, reason, within},
-    tamper::stock::{create, grant, openai, retrieve, rotate},
+    tamper::stock::{Raw, create, grant, openai, retrieve, rotate},
 };
 
 mod attenuation;

@@ -17,7 +17,11 @@ use aws_sdk_kms::{
     types::{KeySpec, KeyUsageType},
 };
 use ibyok::domain::secret::KmsKeyId;
-use tokio::{net::TcpStream, sync::OnceCell};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    sync::OnceCell,
+};
 
 /// The region of every test's primary.
 pub const REGION: &str = "eu-west-1";
@@ -28,6 +32,24 @@ pub const AWAY: &str = "us-east-1";
 pub async fn endpoint() -> &'static str {
     static RUNNING: OnceCell<Running> = OnceCell::const_new();
     &RUNNING.get_or_init(Running::start).await.endpoint
+}
+
+/// The same, once its STS, which starts when it is first called and takes its time, answers.
+pub async fn sts() -> &'static str {
+    let endpoint = endpoint().await;
+    let mut stream = TcpStream::connect(endpoint.trim_start_matches("http://")).await.unwrap();
+    let form = "Action=AssumeRoleWithWebIdentity&Version=2011-06-15&RoleSessionName=it&WebIdentityToken=it\
+                &RoleArn=arn%3Aaws%3Aiam%3A%3A000000000000%3Arole%2Fit";
+    let head = format!(
+        "POST / HTTP/1.1\r\nhost: sts\r\nconnection: close\r\n\
+         content-type: application/x-www-form-urlencoded\r\ncontent-length: {}\r\n\r\n",
+        form.len()
+    );
+    stream.write_all([&head, form].concat().as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    endpoint
 }
 
 struct Running {
@@ -45,8 +67,10 @@ impl Running {
         let python = PathBuf::from(String::from_utf8(ensured.stdout).unwrap().trim());
 
         let port = TcpListener::bind("[::1]:0").unwrap().local_addr().unwrap().port();
-        let home = tempfile::tempdir().unwrap().keep();
-        let log = Path::new(env!("CARGO_TARGET_TMPDIR")).join("localstack.log");
+        // What outlives this process stays among what is built.
+        let scratch = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let home = tempfile::tempdir_in(scratch).unwrap().keep();
+        let log = scratch.join("localstack.log");
         let output = File::create(&log).unwrap();
         let mut process = Command::new(python)
             .arg(root.join("tools/localstack/run.py"))
@@ -126,3 +150,6 @@ impl Keys {
 pub fn keys() -> ibyok::aws::Keys {
     ibyok::aws::Keys::new("test", "test")
 }
+
+/// The same for a process. DynamoDB Local takes any keys, too, and keeps the tables of each apart.
+pub const ENVIRONMENT: &[(&str, &str)] = &[("AWS_ACCESS_KEY_ID", "test"), ("AWS_SECRET_ACCESS_KEY", "test")];

@@ -46,6 +46,7 @@ mod keys_wire;
 mod kms_conformance;
 mod lifecycle;
 mod localstack;
+mod pair;
 mod process;
 mod rates;
 mod records;

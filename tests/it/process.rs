@@ -52,25 +52,26 @@ impl Site {
     pub async fn make() -> Self {
         let home = Home::make();
         home.init().await.unwrap();
-        Self::of(home, "vault.db", Runner::default())
+        Self::of(home, Runner::default())
     }
 
-    /// That of a vault that was made already, whose database is or will be at `store`.
-    pub fn of(home: Home, store: &str, runner: Runner) -> Self {
-        Self::on(home, &format!("{{ path = '{store}' }}"), NAME, runner)
+    /// That of a vault that was made already.
+    pub fn of(home: Home, runner: Runner) -> Self {
+        Self::one_of(home, NAME, runner)
     }
 
-    /// That of a vault whose setting `store` is this, TOML: one of several servers, each with its `name`.
-    pub fn on(home: Home, store: &str, name: &str, runner: Runner) -> Self {
+    /// The same for one of several servers, each with its `name`.
+    pub fn one_of(home: Home, name: &str, runner: Runner) -> Self {
         let certificate = client_certificate(&home.authority, ADMIN, Validity::days(1));
         let address = free_address();
         let settings = format!(
             "
             tls = {{ cert = 'server.pem', key = 'server.key', client_ca = 'ca.pem' }}
-            store = {store}
+            {}
             {}
             limits = {{ token_rate = 100000, org_rate = 100000, certificate_rate = 100000, address_rate = 100000 }}
             {}",
+            home.place().setting(),
             home.kms(),
             runner.settings
         );
@@ -106,6 +107,7 @@ impl Site {
             .args(words)
             .args(["serve", "--config"])
             .arg(self.config_path())
+            .envs(self.home.place().environment())
             .envs(self.runner.environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())

@@ -104,11 +104,9 @@ async fn a_noisy_organization_is_slowed_down_and_a_quiet_one_is_not() {
 /// Each refusal stands in the organization's log: by itself, or as one of a count.
 async fn is_recorded(admin: &Caller, refused: usize) {
     loop {
-        let filter = pb::AuditFilter { outcomes: vec![pb::AuditOutcome::Denied.into()], ..Default::default() };
-        let request = pb::ListAuditEventsRequest { page_size: 1_000, filter: Some(filter), ..Default::default() };
-        let events = match admin.audit().list_audit_events(request).await {
-            Ok(answer) => answer.into_inner().events,
-            // This call is one of the organization, too, and so its refusal is one of those counted.
+        let events = match denied(admin).await {
+            Ok(events) => events,
+            // These calls are some of the organization, too, and so their refusals are some of those counted.
             Err(status) => {
                 tokio::time::sleep(wait(&status)).await;
                 continue;
@@ -121,6 +119,21 @@ async fn is_recorded(admin: &Caller, refused: usize) {
         if single + counted >= refused {
             return;
         }
+    }
+}
+
+/// The refusals in the organization's log, of every page.
+async fn denied(admin: &Caller) -> Result<Vec<pb::AuditEvent>, Status> {
+    let filter = pb::AuditFilter { outcomes: vec![pb::AuditOutcome::Denied.into()], ..Default::default() };
+    let mut request = pb::ListAuditEventsRequest { page_size: 1_000, filter: Some(filter), ..Default::default() };
+    let mut events = Vec::new();
+    loop {
+        let page = admin.audit().list_audit_events(request.clone()).await?.into_inner();
+        events.extend(page.events);
+        if page.next_page_token.is_empty() {
+            return Ok(events);
+        }
+        request.page_token = page.next_page_token;
     }
 }
 

@@ -1,12 +1,17 @@
 //! RewrapKeys: a vault moves to another KMS key and the old one can go; going on after a cut, beside
 //! rotations, with keys that can't be changed, for callers who may not see all.
 
-use std::{collections::BTreeMap, fs};
+mod at_aws;
+mod kms;
+mod places;
+mod replicas;
+
+use std::{collections::BTreeMap, fs, time::Duration};
 
 use futures_util::StreamExt as _;
 use ibyok::{
     domain::{
-        clock::SystemEntropy,
+        clock::{Clock as _, SystemEntropy},
         error::{Failure, Reason},
         secret::KmsKeyId,
         token::{GrantText, TokenMode},
@@ -73,12 +78,17 @@ async fn read(admin: &Caller, name: &str) -> String {
 /// The vault after a restart with a new master key, and that and the old one.
 async fn with_another_key(vault: Vault) -> (Vault, [String; 2]) {
     let home = vault.stop().await;
+    let keys = another_key(&home);
+    let vault = serve_with(home, &keys.each_ref().map(String::as_str)).await;
+    (vault, keys)
+}
+
+/// A new master key, and that of the vault.
+fn another_key(home: &Home) -> [String; 2] {
     let old = fs::read_to_string(home.path().join("master.keys")).unwrap();
     let fresh = home.path().join("fresh.keys");
     LocalKeyWrapper::create_file(&fresh, &SystemEntropy).unwrap();
-    let new = fs::read_to_string(&fresh).unwrap();
-    let vault = serve_with(home, &[&new, &old]).await;
-    (vault, [new, old])
+    [fs::read_to_string(&fresh).unwrap(), old]
 }
 
 /// Serves the vault with these master keys, the primary first.
@@ -197,14 +207,25 @@ async fn a_rewrap_that_was_cut_goes_on_and_rotations_beside_it_lose_nothing() {
 }
 
 async fn run(keys: &Keys, holder: &Holder, to: &str) -> Result<Vec<Rewrapped>, Failure> {
-    let request = Rewrap {
-        org: holder.claims.org.clone(),
-        kms_key: Some(KmsKeyId(to.to_owned())),
-        dry_run: false,
-        resume_token: String::new(),
-    };
-    let reports = keys.rewrap(holder.call("RewrapKeys"), request).await?;
+    let reports = keys.rewrap(holder.call("RewrapKeys"), request(holder, to)).await?;
     reports.collect::<Vec<_>>().await.into_iter().collect()
+}
+
+fn request(holder: &Holder, to: &str) -> Rewrap {
+    let kms_key = Some(KmsKeyId(to.to_owned()));
+    Rewrap { org: holder.claims.org.clone(), kms_key, dry_run: false, resume_token: String::new() }
+}
+
+/// Done, failed, re-encrypted.
+type Counts = (u64, u64, u64);
+
+/// How it ended, and the names and reasons of the failures.
+fn ended(reports: &[Rewrapped]) -> (Counts, Vec<(&str, Reason)>) {
+    let last = reports.last().unwrap();
+    assert_eq!((last.done, last.resume_token.as_str()), (last.total, ""));
+    let failures = reports.iter().flat_map(|report| &report.failures);
+    let failures: Vec<_> = failures.map(|(name, failure)| (name.as_str(), failure.reason)).collect();
+    ((last.done, last.failed, last.rewrapped), failures)
 }
 
 async fn with_keys(count: usize) -> Setting {
@@ -249,7 +270,7 @@ async fn a_key_that_can_not_be_changed_is_named_and_the_others_go_on() {
 
 #[tokio::test]
 async fn a_key_under_a_disabled_kms_key_fails_alone_and_a_kms_that_is_away_ends_it() {
-    let Setting { fixture, vault, org, admin } = with_keys(2).await;
+    let Setting { fixture, vault, admin, .. } = with_keys(2).await;
     let other = fixture.org("other", false, Some(FakeKms::OTHER)).await;
     let others = fixture.admin(&other).await;
     create(&vault, &others, new_key(&other, "k", &canary(9))).await.unwrap();
@@ -264,12 +285,7 @@ async fn a_key_under_a_disabled_kms_key_fails_alone_and_a_kms_that_is_away_ends_
     assert_eq!(failed, ["orgs/other", "orgs/other/keys/k"]);
 
     fixture.kms.enable(&KmsKeyId(FakeKms::OTHER.to_owned()));
-    let request = Rewrap {
-        org: org.clone(),
-        kms_key: Some(KmsKeyId(FakeKms::OTHER.to_owned())),
-        dry_run: false,
-        resume_token: String::new(),
-    };
+    let request = request(&admin, FakeKms::OTHER);
     let mut reports = Box::pin(vault.rewrap(admin.call("RewrapKeys"), request).await.unwrap());
     let first = reports.next().await.unwrap().unwrap();
     assert_eq!((first.done, first.total, first.rewrapped), (0, 2, 1));
@@ -282,6 +298,42 @@ async fn a_key_under_a_disabled_kms_key_fails_alone_and_a_kms_that_is_away_ends_
     assert_eq!((last.done, last.failed, last.rewrapped), (2, 0, 2));
     let after = fixture.kms.calls();
     assert_eq!((after.rewrap, after.unwrap), (before.rewrap + 2, before.unwrap), "no value was opened");
+}
+
+#[tokio::test]
+async fn a_dry_run_asks_the_kms_for_no_data_key_that_is_stored() {
+    let Setting { fixture, vault, admin, .. } = with_keys(3).await;
+    add(&vault, &admin, "k1", &canary(50)).await.unwrap();
+    let before = fixture.kms.calls();
+    let request = Rewrap { dry_run: true, ..request(&admin, FakeKms::OTHER) };
+    let reports = vault.rewrap(admin.call("RewrapKeys"), request).await.unwrap();
+    let reports: Vec<_> = reports.map(Result::unwrap).collect().await;
+    assert_eq!(ended(&reports).0, (3, 0, 5));
+    let after = fixture.kms.calls();
+    assert_eq!((after.rewrap, after.unwrap), (0, before.unwrap));
+    assert_eq!(after.generate, before.generate + 1, "the key to go to is tried");
+}
+
+#[tokio::test]
+async fn a_record_says_when_its_key_was_rewrapped_and_not_when_the_stream_began() {
+    const LATER: Duration = Duration::from_secs(5_400);
+    let Setting { fixture, vault, org, admin } = with_keys(3).await;
+    fixture.write(vec![Action::Delete(ItemKey::new("O#acme#K#k2", "V#00000001"), Condition::Any)]).await;
+    let began = fixture.clock.now();
+    let reports = vault.rewrap(admin.call("RewrapKeys"), request(&admin, FakeKms::OTHER)).await.unwrap();
+    let mut reports = Box::pin(reports);
+    reports.next().await.unwrap().unwrap();
+    fixture.clock.advance(LATER);
+    while let Some(report) = reports.next().await {
+        report.unwrap();
+    }
+    fixture.parts.audit.close().await;
+    let recorded = fixture.recorded("key.rewrap");
+    assert_eq!(recorded.len(), 4);
+    for record in recorded {
+        let is_first = record.resource == org.full_name();
+        assert_eq!(record.timestamp() < began.plus(LATER), is_first, "{record:?}");
+    }
 }
 
 #[tokio::test]

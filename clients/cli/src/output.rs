@@ -272,6 +272,13 @@ pub(crate) mod testing {
         };
         (output, stdout, stderr)
     }
+
+    impl Output {
+        /// As if the terminal were so wide.
+        pub(crate) fn limit(&mut self, width: usize) {
+            self.width = Some(width);
+        }
+    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,8 @@ use ibyok_client::{Code, Error};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tonic::Status;
 
+use crate::output::Output;
+
 /// How often in a row a stream is opened without anything being answered.
 const ATTEMPTS_MAX: u32 = 5;
 const PAUSE_MIN: Duration = Duration::from_millis(300);
@@ -42,6 +44,36 @@ fn is_passing(status: &Status) -> bool {
     }
 }
 
+/// How far a long call is: a bar where standard error is a terminal, and else a line of it now and then.
+pub(crate) struct Progress {
+    bar: ProgressBar,
+    /// The next line is due at so many keys.
+    due: u64,
+}
+
+/// Keys between two lines.
+const LINE_EVERY: u64 = 1_000;
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self { bar: progress_bar(0), due: LINE_EVERY }
+    }
+}
+
+impl Progress {
+    pub(crate) fn is_at(&mut self, done: u64, total: u64, out: &mut Output) {
+        self.bar.set_length(total);
+        self.bar.set_position(done);
+        if self.bar.is_hidden() && done >= self.due && done < total {
+            self.due = done - done % LINE_EVERY + LINE_EVERY;
+            out.note(&format!("{done} of {total} keys"));
+        }
+    }
+    pub(crate) fn end(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
 /// Keys that are done of so many; drawn on standard error, where that is a terminal.
 pub(crate) fn progress_bar(length: u64) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::stderr());
@@ -54,6 +86,18 @@ pub(crate) fn progress_bar(length: u64) -> ProgressBar {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::output::{Format, testing::output};
+
+    #[test]
+    fn off_a_terminal_a_line_says_now_and_then_how_far_it_is() {
+        let (mut out, stdout, stderr) = output(Format::Json, false);
+        let mut progress = Progress { bar: ProgressBar::hidden(), due: LINE_EVERY };
+        for done in (16..=2_512).step_by(16).chain([2_512]) {
+            progress.is_at(done, 2_512, &mut out);
+        }
+        assert_eq!(stderr.text(), "1008 of 2512 keys\n2000 of 2512 keys\n");
+        assert_eq!(stdout.text(), "");
+    }
 
     #[test]
     fn a_cut_is_worth_a_few_tries_and_a_refusal_none() {

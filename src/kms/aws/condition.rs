@@ -56,22 +56,26 @@ pub(super) fn judge(answer: Result<KeyMetadata, Refusal>, key: &str, region: &Re
 }
 
 fn unanswered(refusal: &Refusal, key: &str, region: &Region) -> Unfit {
-    let name = &region.name;
+    let (name, said) = (&region.name, refusal.said());
+    let of_place = if region.has_endpoint { "kms.endpoint" } else { "kms.region" };
     match refusal.kind {
-        Kind::NoSuchKey | Kind::Unsuited => {
+        Kind::NoSuchKey => {
             Unfit::new("kms.key_id", format!("there is no KMS key {key} in {name}; is it in another region?"))
         }
         Kind::Denied => Unfit::new(
             "kms.key_id",
             format!(
-                "the server's AWS identity may not use {key}: allow it kms:DescribeKey, kms:GenerateDataKey, \
-                 kms:Decrypt, kms:ReEncryptFrom and kms:ReEncryptTo"
+                "the server's AWS identity may not use {key}: allow it kms:DescribeKey, kms:GenerateDataKey and \
+                 kms:Decrypt, in the key's policy and in its endpoint's. AWS says: {said}"
             ),
         ),
         Kind::Credentials => Unfit::new("kms.kind", format!("there are no good AWS credentials: {}", refusal.text())),
+        Kind::Strange | Kind::Unsuited if region.has_endpoint => {
+            Unfit::new(of_place, format!("what answers there takes no such call; is it AWS KMS? It says: {said}"))
+        }
+        Kind::Strange | Kind::Unsuited => Unfit::new("kms.key_id", format!("AWS KMS takes no call with {key}: {said}")),
         Kind::Throttled | Kind::Down | Kind::Disabled | Kind::Rejected => {
-            let setting = if region.has_endpoint { "kms.endpoint" } else { "kms.region" };
-            Unfit::new(setting, format!("AWS KMS gives no answer: {}", refusal.said()))
+            Unfit::new(of_place, format!("AWS KMS gives no answer: {said}"))
         }
     }
 }

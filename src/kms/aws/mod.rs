@@ -11,7 +11,8 @@
 //! # Time
 //! Every call answers by its deadline, and within 2.5 s; within that an attempt that brought nothing is
 //! tried again twice at most, while the budget of `region` lasts. A key that does not answer is
-//! refused at once, by a `breaker` of its own.
+//! refused at once, by a `breaker` of its own; so is the way from one key to another that does not.
+//! What only waited for credentials breaks nothing.
 //!
 //! # What is left of a data key in memory
 //! The SDK's copy is overwritten here, and the stack on which it was decoded. The answer's bytes, from
@@ -34,6 +35,7 @@ use self::{
     breaker::Breaker,
     refusal::{Kind, Refusal},
     region::Region,
+    sent::Sent,
 };
 use super::{KeyWrapper, KmsError};
 use crate::{
@@ -50,6 +52,7 @@ mod breaker;
 mod condition;
 mod refusal;
 mod region;
+mod sent;
 #[cfg(test)]
 mod tests;
 
@@ -59,7 +62,9 @@ pub use condition::Unfit;
 const THROTTLED_PAUSE: Duration = Duration::from_secs(1);
 /// How long it is remembered that a multi-Region key has no replica here.
 const REPLICA_MEMORY: Duration = Duration::from_secs(300);
-/// The keys whose breakers and replicas are remembered.
+/// How long it is not logged again that a key can't be used.
+const TOLD_FOR: Duration = Duration::from_secs(60);
+/// The keys whose breakers, replicas and refusals are remembered.
 const KEYS_REMEMBERED: usize = 4_096;
 /// The longest ciphertext that Decrypt takes.
 const CIPHERTEXT_MAX: usize = 6_144;
@@ -83,6 +88,8 @@ pub struct AwsKeyWrapper {
     breakers: Cache<(String, String), Arc<Breaker>>,
     /// By ARN, since when: multi-Region keys that have no replica at home.
     replica_less: Cache<String, Instant>,
+    /// By key and matter, since when: what the log was told.
+    told: Cache<(String, String), Instant>,
     clock: Arc<dyn Clock>,
 }
 
@@ -105,7 +112,7 @@ impl AwsKeyWrapper {
     /// Calls nobody yet.
     ///
     /// # Errors
-    /// When no region is known.
+    /// When no region is known, or the primary's is one to recover from, too.
     pub fn new(sdk: &SdkConfig, keys: Keys, clock: Arc<dyn Clock>) -> Result<Self, Unfit> {
         let region = sdk.region().map(ToString::to_string).ok_or_else(|| {
             Unfit::new(
@@ -113,14 +120,19 @@ impl AwsKeyWrapper {
                 "needed: neither it, nor the key's ARN, nor AWS_REGION, nor a profile names a region",
             )
         })?;
+        if keys.recovery.contains_key(&region) {
+            let problem = format!("must be other regions than that of the primary, {region}");
+            return Err(Unfit::new("kms.recovery_regions", problem));
+        }
         let recovery = keys.recovery.into_iter();
         Ok(Self {
-            home: Region::new(sdk, &region, sdk.endpoint_url()),
+            home: Region::home(sdk, &region),
             primary: keys.primary,
             recovery: recovery.map(|(name, endpoint)| (name, Recovery { endpoint, region: OnceLock::new() })).collect(),
             sdk: sdk.clone(),
             breakers: Cache::new(KEYS_REMEMBERED),
             replica_less: Cache::new(KEYS_REMEMBERED),
+            told: Cache::new(KEYS_REMEMBERED),
             clock,
         })
     }
@@ -130,10 +142,12 @@ impl AwsKeyWrapper {
     /// # Errors
     /// What is wrong with it.
     pub async fn check(&self, deadline: Deadline) -> Result<String, Unfit> {
-        let describe = self.home.describe(&self.primary.0);
+        let sent = Sent::default();
+        let describe = self.home.describe(&self.primary.0, sent.clone());
         let answer = tokio::time::timeout_at(deadline.instant().into(), describe).await;
         let late = |_| Err(Refusal::new(Kind::Down, "DescribeKey", &self.home.name, "no answer in time"));
-        condition::judge(answer.unwrap_or_else(late), &self.primary.0, &self.home)
+        let answer = answer.unwrap_or_else(late).map_err(|refusal| refusal.knowing(&sent));
+        condition::judge(answer, &self.primary.0, &self.home)
     }
 
     /// Where `key` can be called, in the order in which to try.
@@ -154,31 +168,36 @@ impl AwsKeyWrapper {
     }
     fn recovery(&self, name: &str) -> Option<&Region> {
         let recovery = self.recovery.get(name)?;
-        Some(recovery.region.get_or_init(|| Region::new(&self.sdk, name, recovery.endpoint.as_deref())))
+        Some(recovery.region.get_or_init(|| Region::away(&self.sdk, name, recovery.endpoint.as_deref())))
     }
     fn is_known_replica_less(&self, key: &str) -> bool {
         let since = self.replica_less.get(key);
         since.is_some_and(|since| self.clock.instant().saturating_duration_since(since) < REPLICA_MEMORY)
     }
 
-    /// Calls `key` along these routes.
+    /// Calls `key` along these routes; `from` is the other key, where the call is about two.
     async fn call<'a, T>(
         &'a self,
-        key: &'a str,
+        (from, key): (Option<&'a str>, &'a str),
         routes: Vec<Route<'a>>,
         deadline: Deadline,
-        call: impl Fn(&'a Region, String) -> PortFuture<'a, Result<T, Refusal>> + Send,
+        call: impl Fn(&'a Region, String, Sent) -> PortFuture<'a, Result<T, Refusal>> + Send,
     ) -> Result<T, KmsError> {
         let deadline = self.clock.deadline(OPERATION_TIMEOUT).earlier(deadline);
         let mut last = None;
         for Route { region, key: name, is_trial } in routes {
-            let refusal = match self.guarded(region, &name, deadline, call(region, name.to_string())).await {
+            let sent = Sent::default();
+            let calling = call(region, name.to_string(), sent.clone());
+            // Which of two keys it is that does not answer, nobody knows.
+            let way = from.map_or_else(|| name.to_string(), |from| format!("{from}>{name}"));
+            let refusal = match self.guarded((region, &way), deadline, (calling, sent)).await {
                 Ok(answer) => return Ok(answer),
                 Err(refusal) => refusal,
             };
             // A policy that names no replica denies what is not there.
             let is_absent = matches!(refusal.kind, Kind::NoSuchKey | Kind::Denied);
-            if is_trial && is_absent {
+            // Nor which of two is absent.
+            if is_trial && is_absent && from.is_none() {
                 self.replica_less.insert(key.to_owned(), self.clock.instant());
             }
             let goes_on = is_trial && (is_absent || refusal.kind == Kind::Down);
@@ -187,45 +206,52 @@ impl AwsKeyWrapper {
                 break;
             }
         }
-        Err(last.map_or(KmsError::Rejected, Into::into))
+        let refusal = last.ok_or(KmsError::Rejected)?;
+        self.tell(key, &refusal);
+        Err(refusal.into())
     }
 
-    /// One call, by the deadline, if the key's breaker lets it through.
+    /// One call, by the deadline, if the breaker of its key, or of its `way`, lets it through.
     async fn guarded<'a, T>(
         &self,
-        region: &Region,
-        key: &str,
+        (region, way): (&Region, &str),
         deadline: Deadline,
-        call: PortFuture<'a, Result<T, Refusal>>,
+        (call, sent): (PortFuture<'a, Result<T, Refusal>>, Sent),
     ) -> Result<T, Refusal> {
-        let refuse = |text| Err(Refusal::new(Kind::Down, "no call", &region.name, text));
+        let refused = |text| Refusal::new(Kind::Down, "no call", &region.name, text);
         let left = self.clock.left(deadline);
         if left.is_zero() {
-            return refuse("the deadline has passed");
+            return Err(refused("the deadline has passed"));
         }
-        let Some(pass) = self.breaker(region, key).admit(self.clock.instant()) else {
-            return refuse("the last calls with this key brought no answer");
+        let Some(pass) = self.breaker(region, way).admit(self.clock.instant()) else {
+            return Err(refused("the last calls with this key brought no answer"));
         };
-        match tokio::time::timeout_at(deadline.instant().into(), call).await {
-            Ok(Err(refusal)) if refusal.kind == Kind::Down => {
-                pass.failed(self.clock.instant());
-                Err(refusal)
-            }
-            Ok(answer) => {
-                pass.answered();
-                answer
-            }
-            Err(_) => {
-                // Who had less time than an attempt takes has learned nothing about the KMS.
-                if left >= ATTEMPT_TIMEOUT {
-                    pass.failed(self.clock.instant());
-                }
-                refuse("no answer before the deadline")
-            }
+        // Who had less time than an attempt takes has learned nothing about the KMS.
+        let (answer, has_learned) = match tokio::time::timeout_at(deadline.instant().into(), call).await {
+            Ok(answer) => (answer, true),
+            Err(_) => (Err(refused("no answer before the deadline")), left >= ATTEMPT_TIMEOUT),
+        };
+        let answer = answer.map_err(|refusal| refusal.knowing(&sent));
+        match &answer {
+            Err(refusal) if refusal.kind == Kind::Down && has_learned => pass.failed(self.clock.instant()),
+            Err(_) if !has_learned || !sent.is_sent() => drop(pass),
+            _ => pass.answered(),
+        }
+        answer
+    }
+
+    /// Logs why a key can't be used, but not for every call that meets it.
+    fn tell(&self, key: &str, refusal: &Refusal) {
+        let Some(matter) = refusal.matter() else { return };
+        let (about, now) = ((key.to_owned(), matter), self.clock.instant());
+        let since = self.told.get(&about);
+        if since.is_none_or(|since| now.saturating_duration_since(since) >= TOLD_FOR) {
+            self.told.insert(about, now);
+            tracing::warn!(kms_key = key, cause = refusal.said(), "a KMS key can't be used");
         }
     }
-    fn breaker(&self, region: &Region, key: &str) -> Arc<Breaker> {
-        let name = (region.name.clone(), key.to_owned());
+    fn breaker(&self, region: &Region, way: &str) -> Arc<Breaker> {
+        let name = (region.name.clone(), way.to_owned());
         let made: Result<_, std::convert::Infallible> = self.breakers.get_or_insert_with(&name, || Ok(Arc::default()));
         made.unwrap_or_default()
     }
@@ -240,10 +266,10 @@ impl KeyWrapper for AwsKeyWrapper {
     ) -> PortFuture<'a, Result<(DataKey, WrappedDataKey), KmsError>> {
         let key = &kms_key.unwrap_or(&self.primary).0;
         Box::pin(async move {
-            let generate = move |region: &'a Region, key: String| -> PortFuture<'a, _> {
-                Box::pin(async move { region.generate(&key, context).await })
+            let generate = move |region: &'a Region, key: String, sent| -> PortFuture<'a, _> {
+                Box::pin(async move { region.generate(&key, context, sent).await })
             };
-            self.call(key, self.routes(key)?, deadline, generate).await
+            self.call((None, key), self.routes(key)?, deadline, generate).await
         })
     }
     fn unwrap<'a>(
@@ -255,10 +281,10 @@ impl KeyWrapper for AwsKeyWrapper {
         Box::pin(async move {
             let WrappedDataKey { kms_key_id: KmsKeyId(key), ciphertext } = wrapped;
             is_wrapped(wrapped)?;
-            let decrypt = move |region: &'a Region, key: String| -> PortFuture<'a, _> {
-                Box::pin(async move { region.decrypt(&key, ciphertext, context).await })
+            let decrypt = move |region: &'a Region, key: String, sent| -> PortFuture<'a, _> {
+                Box::pin(async move { region.decrypt(&key, ciphertext, context, sent).await })
             };
-            self.call(key, self.routes(key)?, deadline, decrypt).await
+            self.call((None, key), self.routes(key)?, deadline, decrypt).await
         })
     }
     fn rewrap<'a>(
@@ -277,11 +303,11 @@ impl KeyWrapper for AwsKeyWrapper {
             if routes.is_empty() {
                 return Err(KmsError::KeyRefused("the keys are in two regions, and ReEncrypt crosses none".into()));
             }
-            let re_encrypt = move |region: &'a Region, to: String| -> PortFuture<'a, _> {
+            let re_encrypt = move |region: &'a Region, to: String, sent| -> PortFuture<'a, _> {
                 let from = from.replica(&region.name);
-                Box::pin(async move { region.re_encrypt((&from, &wrapped.ciphertext), &to, context).await })
+                Box::pin(async move { region.re_encrypt((&from, &wrapped.ciphertext), &to, context, sent).await })
             };
-            self.call(&to_key.0, routes, deadline, re_encrypt).await
+            self.call((Some(&wrapped.kms_key_id.0), &to_key.0), routes, deadline, re_encrypt).await
         })
     }
     fn status(&self, deadline: Deadline) -> PortFuture<'_, Result<String, String>> {

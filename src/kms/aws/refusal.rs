@@ -3,14 +3,16 @@
 
 use std::{error::Error, fmt};
 
-use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_kms::{
     error::{ProvideErrorMetadata, SdkError},
     operation::RequestId,
 };
 
-use super::THROTTLED_PAUSE;
-use crate::kms::KmsError;
+use super::{THROTTLED_PAUSE, sent::Sent};
+use crate::{
+    aws::{credentials_problem, is_of_credentials, one_line},
+    kms::KmsError,
+};
 
 /// Why a call brought nothing.
 #[derive(Debug)]
@@ -34,8 +36,10 @@ pub(super) enum Kind {
     NoSuchKey,
     /// The policies of the key or of the server's role don't allow it.
     Denied,
-    /// The key is of a kind that wraps no data keys, or the call is not one that it takes.
+    /// The key is of a kind that wraps no data keys.
     Unsuited,
+    /// It takes no such call, or is no KMS of AWS.
+    Strange,
     /// The ciphertext is not of this key and context.
     Rejected,
 }
@@ -59,7 +63,7 @@ impl Refusal {
             operation,
             region: region.to_owned(),
             code: String::new(),
-            text: text.chars().filter(|c| !c.is_control()).take(TEXT_MAX).collect(),
+            text: one_line(text).chars().take(TEXT_MAX).collect(),
             request_id: String::new(),
         };
         Self { kind, said }
@@ -68,32 +72,55 @@ impl Refusal {
     where
         E: ProvideErrorMetadata + Error + 'static,
     {
+        if let Some(problem) = credentials_problem(error) {
+            let mut refusal = Self::new(Kind::Credentials, operation, region, "");
+            // It is bounded already, and what it says last matters as much as what it says first.
+            refusal.said.text = problem;
+            return refusal;
+        }
         let code = error.code().unwrap_or_default();
         let (kind, text) = match error {
             SdkError::ServiceError(refused) => {
-                (of_code(code, refused.raw().status().as_u16()), error.message().unwrap_or_default().to_owned())
+                let (status, message) = (refused.raw().status().as_u16(), error.message().unwrap_or_default());
+                let is_bare = code.is_empty() && message.is_empty();
+                let text = if is_bare { format!("HTTP status {status}") } else { message.to_owned() };
+                (of_code(code, status), text)
             }
             SdkError::TimeoutError(_) => (Kind::Down, "no answer in time".to_owned()),
             SdkError::DispatchFailure(failure) if failure.is_io() || failure.is_timeout() => {
                 (Kind::Down, format!("no connection: {}", innermost(error)))
             }
-            _ => match of_credentials(error) {
-                Some(problem) => (Kind::Credentials, format!("{problem}: {}", innermost(problem))),
-                None => (Kind::Down, innermost(error)),
-            },
+            _ => (Kind::Down, innermost(error)),
         };
         let mut refusal = Self::new(kind, operation, region, &text);
         refusal.said.code = code.to_owned();
         refusal.said.request_id = error.request_id().unwrap_or_default().to_owned();
         refusal
     }
+    /// The same, when it is known whether the call was sent: what did not answer was else the credentials.
+    pub(super) fn knowing(self, sent: &Sent) -> Self {
+        if self.kind != Kind::Down || sent.is_sent() {
+            return self;
+        }
+        let said = Said { text: "no credentials came in time".to_owned(), ..self.said };
+        Self { kind: Kind::Credentials, said }
+    }
+    /// What it is about, of all that the same key may be refused for; None: it is no matter of the key.
+    pub(super) fn matter(&self) -> Option<String> {
+        match self.kind {
+            Kind::Disabled | Kind::NoSuchKey | Kind::Denied | Kind::Unsuited | Kind::Strange => {
+                Some(format!("{} {}", self.said.operation, self.said.code))
+            }
+            Kind::Down | Kind::Throttled | Kind::Credentials | Kind::Rejected => None,
+        }
+    }
     /// What was said, in one line.
     pub(super) fn said(&self) -> String {
         self.said.to_string()
     }
-    /// AWS's own sentence.
+    /// AWS's own sentence, or its code where it said no more.
     pub(super) fn text(&self) -> &str {
-        &self.said.text
+        if self.said.text.is_empty() { &self.said.code } else { &self.said.text }
     }
 }
 
@@ -102,8 +129,9 @@ impl From<Refusal> for KmsError {
         match refusal.kind {
             Kind::Down | Kind::Credentials => Self::Unavailable(refusal.said.into()),
             Kind::Throttled => Self::Throttled { retry_after: THROTTLED_PAUSE },
-            Kind::Disabled => Self::KeyDisabled,
-            Kind::NoSuchKey | Kind::Denied | Kind::Unsuited => Self::KeyRefused(refusal.said.into()),
+            Kind::Disabled => Self::KeyDisabled(refusal.said.into()),
+            Kind::NoSuchKey | Kind::Denied | Kind::Strange => Self::KeyRefused(refusal.said.into()),
+            Kind::Unsuited => Self::KeyUnsuited(refusal.text().to_owned()),
             Kind::Rejected => Self::Rejected,
         }
     }
@@ -137,6 +165,7 @@ fn of_code(code: &str, status: u16) -> Kind {
         "DisabledException" | "KMSInvalidStateException" => Kind::Disabled,
         "NotFoundException" | "InvalidArnException" => Kind::NoSuchKey,
         "AccessDeniedException" | "AccessDenied" | "NotAuthorized" | "OptInRequired" => Kind::Denied,
+        "InvalidKeyUsageException" | "UnsupportedOperationException" => Kind::Unsuited,
         "IncorrectKeyException" | "InvalidCiphertextException" => Kind::Rejected,
         "KeyUnavailableException"
         | "DependencyTimeoutException"
@@ -144,27 +173,11 @@ fn of_code(code: &str, status: u16) -> Kind {
         | "InternalFailure"
         | "ServiceUnavailable"
         | "ServiceUnavailableException" => Kind::Down,
-        "ExpiredTokenException"
-        | "ExpiredToken"
-        | "UnrecognizedClientException"
-        | "InvalidSignatureException"
-        | "SignatureDoesNotMatch"
-        | "InvalidClientTokenId"
-        | "IncompleteSignature"
-        | "IncompleteSignatureException"
-        | "MissingAuthenticationToken"
-        | "MissingAuthenticationTokenException"
-        | "RequestExpired" => Kind::Credentials,
+        _ if is_of_credentials(code) => Kind::Credentials,
         _ if status == 429 => Kind::Throttled,
         _ if status >= 500 => Kind::Down,
-        _ => Kind::Unsuited,
+        _ => Kind::Strange,
     }
-}
-
-/// What the chain of credentials said, if it is what failed.
-fn of_credentials<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a CredentialsError> {
-    let causes = std::iter::successors(Some(error), |error: &&'a (dyn Error + 'static)| (*error).source());
-    causes.into_iter().find_map(|error| error.downcast_ref())
 }
 
 /// The last cause, which says most.
@@ -185,13 +198,13 @@ mod tests {
         assert_eq!(of_code("Newcomer", 500), Kind::Down);
         assert_eq!(of_code("", 503), Kind::Down);
         assert_eq!(of_code("", 429), Kind::Throttled);
-        assert_eq!(of_code("Newcomer", 400), Kind::Unsuited);
+        assert_eq!(of_code("Newcomer", 400), Kind::Strange);
     }
 
     #[test]
     fn what_was_said_is_one_short_line() {
         let refusal = Refusal::new(Kind::Denied, "Decrypt", "eu-west-1", &format!("a\nb{}", "c".repeat(2_000)));
         let said = refusal.said();
-        assert!(said.starts_with("Decrypt in eu-west-1: abc") && said.len() < 500 && !said.contains('\n'), "{said}");
+        assert!(said.starts_with("Decrypt in eu-west-1: a; bc") && said.len() < 500 && !said.contains('\n'), "{said}");
     }
 }

@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 use super::{
     arn::KeyArn,
     refusal::{Kind, Refusal},
+    sent::Sent,
 };
 use crate::{
     aws::{CONNECT_TIMEOUT, OPERATION_TIMEOUT},
@@ -39,8 +40,18 @@ pub(super) struct Region {
 }
 
 impl Region {
-    /// A client for the region `name`; None: the endpoint that AWS has there.
-    pub(super) fn new(sdk: &SdkConfig, name: &str, endpoint: Option<&str>) -> Self {
+    /// The region of the settings, where they, AWS's own variables or the profile say.
+    pub(super) fn home(sdk: &SdkConfig, name: &str) -> Self {
+        let has_endpoint = sdk.endpoint_url().is_some();
+        Self::on(Builder::from(sdk), name, has_endpoint)
+    }
+    /// Another region; None: the endpoint that AWS has there.
+    pub(super) fn away(sdk: &SdkConfig, name: &str, endpoint: Option<&str>) -> Self {
+        let mut config = Builder::from(sdk);
+        config.set_endpoint_url(endpoint.map(str::to_owned));
+        Self::on(config, name, endpoint.is_some())
+    }
+    fn on(config: Builder, name: &str, has_endpoint: bool) -> Self {
         let retries = RetryConfig::standard()
             .with_max_attempts(ATTEMPTS)
             .with_initial_backoff(FIRST_PAUSE)
@@ -48,10 +59,8 @@ impl Region {
         // What may be tried again beyond the first attempts of all calls is counted here, so that a KMS
         // that throttles or fails is not called three times as often.
         let budget = RetryPartition::custom(format!("kms-{name}")).token_bucket(TokenBucket::default()).build();
-        let mut config = Builder::from(sdk).region(RegionName::new(name.to_owned()));
-        config.set_endpoint_url(endpoint.map(str::to_owned));
-        let config = config.retry_config(retries).retry_partition(budget).build();
-        Self { name: name.to_owned(), has_endpoint: endpoint.is_some(), client: Client::from_conf(config) }
+        let config = config.region(RegionName::new(name.to_owned())).retry_config(retries).retry_partition(budget);
+        Self { name: name.to_owned(), has_endpoint, client: Client::from_conf(config.build()) }
     }
 
     /// GenerateDataKey.
@@ -59,10 +68,12 @@ impl Region {
         &self,
         key: &str,
         context: &EncryptionContext,
+        sent: Sent,
     ) -> Result<(DataKey, WrappedDataKey), Refusal> {
         const OPERATION: &str = "GenerateDataKey";
         let call = self.client.generate_data_key().key_id(key).key_spec(DataKeySpec::Aes256);
-        let answer = call.set_encryption_context(Some(pairs(context))).send().await;
+        let call = call.set_encryption_context(Some(pairs(context)));
+        let answer = call.customize().interceptor(sent).send().await;
         let answer = answer.map_err(|error| Refusal::of(&error, OPERATION, &self.name))?;
         let wrapped = wrapped(answer.key_id, answer.ciphertext_blob);
         plain(answer.plaintext).zip(wrapped).ok_or_else(|| self.strange(OPERATION))
@@ -74,10 +85,12 @@ impl Region {
         key: &str,
         ciphertext: &[u8],
         context: &EncryptionContext,
+        sent: Sent,
     ) -> Result<DataKey, Refusal> {
         const OPERATION: &str = "Decrypt";
         let call = self.client.decrypt().key_id(key).ciphertext_blob(Blob::new(ciphertext));
-        let answer = call.set_encryption_context(Some(pairs(context))).send().await;
+        let call = call.set_encryption_context(Some(pairs(context)));
+        let answer = call.customize().interceptor(sent).send().await;
         let answer = answer.map_err(|error| Refusal::of(&error, OPERATION, &self.name))?;
         plain(answer.plaintext).ok_or_else(|| self.strange(OPERATION))
     }
@@ -88,6 +101,7 @@ impl Region {
         (from, ciphertext): (&str, &[u8]),
         to: &str,
         context: &EncryptionContext,
+        sent: Sent,
     ) -> Result<WrappedDataKey, Refusal> {
         const OPERATION: &str = "ReEncrypt";
         let call = self.client.re_encrypt().source_key_id(from).destination_key_id(to);
@@ -95,13 +109,14 @@ impl Region {
             .ciphertext_blob(Blob::new(ciphertext))
             .set_source_encryption_context(Some(pairs(context)))
             .set_destination_encryption_context(Some(pairs(context)));
-        let answer = call.send().await.map_err(|error| Refusal::of(&error, OPERATION, &self.name))?;
+        let answer = call.customize().interceptor(sent).send().await;
+        let answer = answer.map_err(|error| Refusal::of(&error, OPERATION, &self.name))?;
         wrapped(answer.key_id, answer.ciphertext_blob).ok_or_else(|| self.strange(OPERATION))
     }
 
     /// DescribeKey. An attempt has all the time: credentials that are fetched meanwhile may need it,
     /// and are kept for the calls that come.
-    pub(super) async fn describe(&self, key: &str) -> Result<KeyMetadata, Refusal> {
+    pub(super) async fn describe(&self, key: &str, sent: Sent) -> Result<KeyMetadata, Refusal> {
         const OPERATION: &str = "DescribeKey";
         let patient = TimeoutConfig::builder()
             .connect_timeout(CONNECT_TIMEOUT)
@@ -109,7 +124,8 @@ impl Region {
             .operation_timeout(OPERATION_TIMEOUT)
             .build();
         let patient = aws_sdk_kms::Config::builder().timeout_config(patient);
-        let answer = self.client.describe_key().key_id(key).customize().config_override(patient).send().await;
+        let call = self.client.describe_key().key_id(key).customize().config_override(patient);
+        let answer = call.interceptor(sent).send().await;
         let answer = answer.map_err(|error| Refusal::of(&error, OPERATION, &self.name))?;
         answer.key_metadata.ok_or_else(|| self.strange(OPERATION))
     }

@@ -5,7 +5,9 @@
 //! `batches`, 36 bytes for each: its header's SHA-256 and its number of records, big-endian. Rows
 //! do not cross a segment of [`SEGMENT_POSITIONS`].
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, pin::pin, sync::Arc};
+
+use futures_util::{StreamExt as _, stream};
 
 use super::{
     archive::ArchiveState,
@@ -28,6 +30,9 @@ use crate::{
 /// Positions whose rows share a partition.
 pub const SEGMENT_POSITIONS: u64 = 65_536;
 
+/// Chains that are asked at once for what they have.
+pub(super) const CHAINS_AT_ONCE: usize = 16;
+
 /// How far the order has come: `A#SEQ`/`LOG`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LogState {
@@ -35,7 +40,8 @@ pub struct LogState {
     pub next: u64,
     /// Records in all batches before.
     pub records: u64,
-    /// The time of the last row; rows' times never go back.
+    /// The time of the last row; rows' times never go back. It is that of the clock of whoever orders the
+    /// log: where that was ahead, the rows after it keep its time until the others' clocks have come there.
     pub time: Timestamp,
     /// The last batch in order of each chain that is not indexed to its end.
     pub chains: BTreeMap<ChainId, u64>,
@@ -280,9 +286,14 @@ pub(in crate::repository) async fn is_in_order(
     state: &LogState,
     deadline: Deadline,
 ) -> Result<bool, Failure> {
-    for chain in open {
+    let behind = open.iter().map(|chain| {
         let last = state.chains.get(chain).copied().unwrap_or_default();
-        if !records.query(batches_after(chain, last, 1), deadline).await?.items.is_empty() {
+        records.query(batches_after(chain, last, 1), deadline)
+    });
+    let behind: Vec<_> = behind.collect();
+    let mut behind = pin!(stream::iter(behind).buffered(CHAINS_AT_ONCE));
+    while let Some(found) = behind.next().await {
+        if !found?.items.is_empty() {
             return Ok(false);
         }
     }

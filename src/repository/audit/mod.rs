@@ -147,6 +147,9 @@ struct Inner {
     indexed: watch::Sender<u64>,
 }
 
+/// What the log is told of a chain that its own server could not seal.
+const UNSEALED: &str = "a chain stays unsealed: the next start, or another server, seals it";
+
 /// Behind so many records the next shared lane is used: about 64 KB, beyond which a put gets slow.
 const LANE_DEPTH: usize = 200;
 
@@ -240,17 +243,20 @@ impl AuditLog {
     pub fn note(&self, draft: AuditDraft) {
         let org = draft.org.clone();
         let noted = match record::encode(draft, &*self.0.lanes.entropy) {
-            Ok(record) => self.0.notes.try_send(Note { org: org.clone(), record }).is_ok(),
+            Ok(record) => self.0.notes.try_send(Note::Denial(org.clone(), record)).is_ok(),
             Err(_) => false,
         };
         if !noted {
-            self.0.overflow.add(org, 1);
+            self.count(&org);
         }
     }
 
-    /// Counts a denial that needs no record of its own; the count is recorded.
+    /// Counts a denial that needs no record of its own; the count is recorded within about a second.
     pub fn count(&self, org: &OrgId) {
-        self.0.overflow.add(org.clone(), 1);
+        if self.0.overflow.add(org.clone(), 1) {
+            // A lane whose queue is full is not at rest.
+            let _ = self.0.notes.try_send(Note::Counted);
+        }
     }
 
     /// Writes `actions` (at most [`COMMIT_ACTIONS_MAX`]) and their record, as a batch of its own on
@@ -259,7 +265,8 @@ impl AuditLog {
     ///
     /// # Errors
     /// AUDIT_UNAVAILABLE when it did not happen, or its outcome could not be read back in time;
-    /// RECORD_REJECTED when one of `actions` met an item that can't be read.
+    /// RECORD_REJECTED when one of `actions` met an item that can't be read; STORE_UNAVAILABLE when too
+    /// many wanted their items at once.
     pub async fn commit(&self, actions: Vec<Action>, draft: AuditDraft, deadline: Deadline) -> Result<Commit, Failure> {
         if actions.len() > COMMIT_ACTIONS_MAX {
             return Err(Failure::new(Reason::Internal).caused_by("a mutation of too many actions"));
@@ -322,7 +329,7 @@ impl AuditLog {
         drop(idle);
         for mut writer in self.0.mutation.lock().await.drain(..) {
             if let Err(failure) = writer.seal().await {
-                tracing::warn!(reason = %failure, "a chain stays unsealed until the next start");
+                tracing::warn!(error = &failure as &dyn std::error::Error, "{UNSEALED}");
             }
         }
     }

@@ -15,7 +15,7 @@ use super::{
     batch::{Batch, BatchKind, ChainId, SEGMENT_BATCHES, batch_key, batch_sort, place, segment_partition, sequence},
     heads::{HEADS, Head},
     index::IndexState,
-    log::{open_chains, read_position, read_sound, run_sort},
+    log::{CHAINS_AT_ONCE, open_chains, read_position, read_sound, run_sort},
 };
 use crate::{
     domain::{
@@ -26,9 +26,6 @@ use crate::{
     repository::{fields::rejected, records::Records},
     store::{ITEMS_MAX, ItemKey, Order, Query, SortRange},
 };
-
-/// Chains whose ends are looked for at once.
-const CHAINS_AT_ONCE: usize = 16;
 
 /// One event of an organization.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio_util::sync::CancellationToken;
+
 use super::{
     AuditLog, AuditSettings, AuditTasks,
     heads::Head,
@@ -10,8 +12,9 @@ use super::{
 };
 use crate::{
     domain::{
+        PortFuture,
         audit::Receipt,
-        clock::{SystemClock, SystemEntropy},
+        clock::{Clock as _, Deadline, SystemClock, SystemEntropy},
         mac::{MacKey, MacRing},
         secret::SecretKey,
     },
@@ -20,7 +23,7 @@ use crate::{
         records::Records,
         replicas::{BEAT_EVERY, SILENCE, testing::Hand},
     },
-    store::fake::MemoryStore,
+    store::{Action, ItemKey, ItemStore, Page, Query, SharedItem, StoreError, WriteId, Written, fake::MemoryStore},
 };
 
 struct Server {
@@ -32,8 +35,11 @@ struct Server {
 
 impl Server {
     async fn start(store: &MemoryStore) -> Self {
+        Self::on(Arc::new(store.replica())).await
+    }
+    async fn on(store: Arc<dyn ItemStore>) -> Self {
         let ring = MacRing::new(("k".to_owned(), MacKey::new(&SecretKey::new([7; 32]))), []);
-        let (records, clock) = (Records::new(Arc::new(store.replica()), Arc::new(ring)), Hand::new());
+        let (records, clock) = (Records::new(store, Arc::new(ring)), Hand::new());
         let settings = AuditSettings::default();
         let log = AuditLog::open(records.clone(), clock.clone(), Arc::new(SystemEntropy), settings).unwrap();
         log.replicas().beat(soon()).await.unwrap();
@@ -44,6 +50,14 @@ impl Server {
     }
     async fn tick(&mut self) {
         self.tasks.tick().await.unwrap();
+    }
+    /// So much time passes for it, in which it beats.
+    async fn live(&self, span: Duration) {
+        let end = self.clock.instant() + span;
+        while self.clock.instant() < end {
+            self.clock.advance(BEAT_EVERY);
+            self.log.replicas().beat(soon()).await.unwrap();
+        }
     }
     /// Batches that are in order and indexed.
     async fn indexed(&self) -> u64 {
@@ -74,7 +88,7 @@ async fn one_orders_what_all_write_and_another_goes_on_when_it_dies() {
     drop(one);
     two.tick().await;
     assert_eq!(two.indexed().await, 2, "the lease is left to it for a while");
-    two.clock.advance(SILENCE + BEAT_EVERY);
+    two.live(SILENCE + BEAT_EVERY).await;
     two.tick().await;
     assert_eq!(two.indexed().await, 5, "a record of each, and a seal");
     assert_eq!(two.sealed(&of_one).await, Some(3));
@@ -92,7 +106,7 @@ async fn a_server_that_stalled_is_fenced_and_goes_on_in_a_new_chain() {
     let before = one.append().await;
     one.tick().await;
     two.tick().await;
-    two.clock.advance(SILENCE + BEAT_EVERY);
+    two.live(SILENCE + BEAT_EVERY).await;
     two.tick().await;
     assert_eq!(two.sealed(&before).await, Some(2), "it was taken for dead");
 
@@ -106,4 +120,61 @@ async fn a_server_that_stalled_is_fenced_and_goes_on_in_a_new_chain() {
     two.tick().await;
     assert_eq!(two.indexed().await, 3);
     assert_eq!(two.sealed(&after).await, None, "it beats again");
+}
+
+/// A store to which another server writes whenever something is put in order.
+#[derive(Debug)]
+struct Busy {
+    store: MemoryStore,
+    other: AuditLog,
+}
+
+impl ItemStore for Busy {
+    fn get<'a>(
+        &'a self,
+        keys: &'a [ItemKey],
+        by: Deadline,
+    ) -> PortFuture<'a, Result<Vec<Option<SharedItem>>, StoreError>> {
+        self.store.get(keys, by)
+    }
+    fn query(&self, query: Query, by: Deadline) -> PortFuture<'_, Result<Page, StoreError>> {
+        self.store.query(query, by)
+    }
+    fn write(&self, id: WriteId, actions: Vec<Action>, by: Deadline) -> PortFuture<'_, Result<Written, StoreError>> {
+        Box::pin(async move {
+            let is_row = actions.iter().any(|action| action.key().partition.starts_with("A#LOG#"));
+            let written = self.store.write(id, actions, by).await;
+            if is_row {
+                self.other.append(draft("acme", "orgs/acme/keys/k"), soon()).await.unwrap();
+            }
+            written
+        })
+    }
+    fn is_exclusive(&self) -> bool {
+        self.store.is_exclusive()
+    }
+    fn status(&self, by: Deadline) -> PortFuture<'_, Result<String, StoreError>> {
+        self.store.status(by)
+    }
+}
+
+#[tokio::test]
+async fn while_others_write_on_and_on_the_dead_are_sealed_and_the_server_can_stop() {
+    const PATIENCE: Duration = Duration::from_secs(60);
+    let store = MemoryStore::new(Arc::new(SystemClock));
+    let (dead, other) = (Server::start(&store).await, Server::start(&store).await);
+    let of_dead = dead.append().await;
+    let mut one = Server::on(Arc::new(Busy { store: store.replica(), other: other.log.clone() })).await;
+    tokio::time::timeout(PATIENCE, one.tick()).await.expect("the tick ends");
+    drop(dead);
+    one.live(SILENCE + BEAT_EVERY).await;
+    other.log.replicas().beat(soon()).await.unwrap();
+    tokio::time::timeout(PATIENCE, one.tick()).await.expect("the tick ends");
+    assert_eq!(one.sealed(&of_dead).await, Some(2));
+
+    let (tasks, stop) = (std::mem::replace(&mut one.tasks, AuditTasks::new(&one.log)), CancellationToken::new());
+    let running = tokio::spawn(tasks.run(stop.clone()));
+    other.append().await;
+    stop.cancel();
+    tokio::time::timeout(PATIENCE, running).await.expect("it ends").unwrap();
 }

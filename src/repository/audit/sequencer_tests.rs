@@ -1,11 +1,18 @@
 //! The sequencer alone: how much goes into a row, where a row ends, and when all is in order.
 
-use std::ops::RangeInclusive;
+use std::{ops::RangeInclusive, time::Duration};
 
 use super::*;
 use crate::{
+    domain::{
+        PortFuture,
+        clock::{Clock as _, SystemEntropy},
+        mac::{MacKey, MacRing},
+        secret::SecretKey,
+    },
     repository::{
         audit::{
+            AuditLog, AuditSettings,
             batch::{Header, LaneKind, batch_item, batch_key},
             heads,
             record::Encoded,
@@ -13,8 +20,10 @@ use crate::{
             tree::leaf_hash,
         },
         lease::Role,
+        records::Records,
+        replicas::testing::Hand,
     },
-    store::{Action, Written},
+    store::{Action, ItemKey, ItemStore, Page, Query, SharedItem, StoreError, WriteId, Written},
 };
 
 struct World {
@@ -27,7 +36,12 @@ impl World {
     /// The order has come so far.
     async fn at(next: u64, chains: &[(&ChainId, u64)]) -> Self {
         let store = Arc::new(TinyStore::default());
-        let lanes = Arc::clone(&log_on(&store).0.lanes);
+        let log = log_on(&store);
+        Self::with(store, &log, next, chains).await
+    }
+    /// The same in a log upon `store`.
+    async fn with(store: Arc<TinyStore>, log: &AuditLog, next: u64, chains: &[(&ChainId, u64)]) -> Self {
+        let lanes = Arc::clone(&log.0.lanes);
         let lease = lanes.replicas.take(Role::Sequencer, soon()).await.unwrap();
         let chains = chains.iter().map(|(chain, last)| ((*chain).clone(), *last)).collect();
         let state = LogState { next, chains, ..LogState::default() };
@@ -42,6 +56,10 @@ impl World {
     async fn write_chain(&self, chain: &ChainId, numbers: RangeInclusive<u64>) {
         let records = records(&self.store);
         self.write(heads::announce(&records, chain, Timestamp::default()).into()).await;
+        self.write_batches(chain, numbers).await;
+    }
+    async fn write_batches(&self, chain: &ChainId, numbers: RangeInclusive<u64>) {
+        let records = records(&self.store);
         for number in numbers {
             let record = Encoded { bytes: vec![1], leaf: leaf_hash(&[1]) };
             let header = Header::of(chain.clone(), number, [0; 32], &[record]);
@@ -50,7 +68,7 @@ impl World {
     }
     /// Positions and batches of the next row, and whether all is in order then.
     async fn advance(&mut self) -> (Vec<(u64, u64)>, bool) {
-        let entries = self.sequencer.advance(&self.lease, soon()).await.unwrap();
+        let entries = self.sequencer.advance(&self.lease, soon()).await.unwrap().entries;
         let places = entries.iter().map(|entry| (entry.position, entry.batch.header.batch)).collect();
         (places, self.sequencer.until().is_some())
     }
@@ -106,4 +124,71 @@ async fn nothing_behind_a_batch_that_is_missing_is_put_in_order() {
     world.store.tamper(|items| items.remove(&batch_key(&chain(1), 3)));
     assert_eq!(world.advance().await, (vec![(1, 1), (2, 2)], false));
     assert_eq!(world.advance().await, (vec![], false));
+}
+
+/// A store in which a second passes with each query.
+#[derive(Debug)]
+struct Slow {
+    store: Arc<TinyStore>,
+    clock: Arc<Hand>,
+}
+
+impl ItemStore for Slow {
+    fn get<'a>(
+        &'a self,
+        keys: &'a [ItemKey],
+        by: Deadline,
+    ) -> PortFuture<'a, Result<Vec<Option<SharedItem>>, StoreError>> {
+        self.store.get(keys, by)
+    }
+    fn query(&self, query: Query, by: Deadline) -> PortFuture<'_, Result<Page, StoreError>> {
+        self.clock.advance(Duration::from_secs(1));
+        self.store.query(query, by)
+    }
+    fn write(&self, id: WriteId, actions: Vec<Action>, by: Deadline) -> PortFuture<'_, Result<Written, StoreError>> {
+        self.store.write(id, actions, by)
+    }
+    fn is_exclusive(&self) -> bool {
+        true
+    }
+    fn status(&self, by: Deadline) -> PortFuture<'_, Result<String, StoreError>> {
+        self.store.status(by)
+    }
+}
+
+#[tokio::test]
+async fn of_many_chains_each_has_its_turn_and_all_is_in_order_once_all_were_asked() {
+    const CHAINS: u32 = 40;
+    let (store, clock) = (Arc::<TinyStore>::default(), Hand::new());
+    let ring = MacRing::new(("k1".into(), MacKey::new(&SecretKey::new([7; 32]))), []);
+    let slow = Records::new(Arc::new(Slow { store: Arc::clone(&store), clock: clock.clone() }), Arc::new(ring));
+    let settings = AuditSettings::default();
+    let log = AuditLog::open(slow, clock.clone(), Arc::new(SystemEntropy), settings).unwrap();
+    let mut world = World::with(store, &log, 1, &[]).await;
+    for number in 1..=CHAINS {
+        world.write_chain(&chain(number), 1..=1).await;
+    }
+    let began = clock.now();
+    let (mut found, mut passes) = (0, 0);
+    loop {
+        let by = clock.deadline(Duration::from_secs(5));
+        let advanced = world.sequencer.advance(&world.lease, by).await.unwrap();
+        found += advanced.entries.len();
+        passes += 1;
+        if passes == 1 {
+            assert!(advanced.is_more && found < 40, "there was no time for all");
+            // Behind where it has come to, and before.
+            world.write_batches(&chain(1), 2..=2).await;
+            world.write_batches(&chain(CHAINS), 2..=2).await;
+        }
+        if !advanced.is_more {
+            break;
+        }
+        assert_eq!(world.sequencer.until(), None, "not all were asked");
+    }
+    assert_eq!(found, 41, "what came behind it is for the next round");
+    let until = world.sequencer.until().unwrap();
+    assert!(began <= until && until <= clock.now());
+    let next = world.sequencer.advance(&world.lease, clock.deadline(Duration::from_secs(3_600))).await.unwrap();
+    assert_eq!((next.entries.len(), next.is_more), (1, false));
 }

@@ -10,6 +10,7 @@ use std::{
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
+    UNSEALED,
     batch::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, LaneKind, sequence},
     record::{Encoded, RECORD_BYTES_MAX, encode},
     writer::{Appended, ChainWriter, Lanes},
@@ -37,9 +38,11 @@ pub(super) enum Request {
 }
 
 /// A denial: nobody waits for its record.
-pub(super) struct Note {
-    pub(super) org: OrgId,
-    pub(super) record: Encoded,
+pub(super) enum Note {
+    /// One with a record of its own.
+    Denial(OrgId, Encoded),
+    /// The first that is only counted since the last count was taken: a lane at rest has to know.
+    Counted,
 }
 
 /// Denials that were not written one by one, counted for each organization.
@@ -47,10 +50,13 @@ pub(super) struct Note {
 pub(super) struct Overflow(Mutex<BTreeMap<OrgId, u64>>);
 
 impl Overflow {
-    pub(super) fn add(&self, org: OrgId, count: u64) {
+    /// Counts; whether nothing was counted before.
+    pub(super) fn add(&self, org: OrgId, count: u64) -> bool {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let was_empty = counts.is_empty();
         let total = counts.entry(org).or_default();
         *total = total.saturating_add(count);
+        was_empty
     }
     fn is_empty(&self) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
@@ -141,7 +147,11 @@ impl SharedLane {
                         Some(request) => self.take(request, &mut batch),
                         None => is_abandoned = true,
                     },
-                    Some(note) = self.notes.recv() => batch.push(note.record, Waiter::Nobody(note.org, 1)),
+                    Some(note) = self.notes.recv() => match note {
+                        Note::Denial(org, record) => batch.push(record, Waiter::Nobody(org, 1)),
+                        // It waits for others, but not for ever.
+                        Note::Counted => continue,
+                    },
                     () = tokio::time::sleep(PROBE_EVERY), if is_probe => self.probe().await,
                 }
             }
@@ -153,7 +163,7 @@ impl SharedLane {
             }
         }
         if let Err(failure) = self.writer.seal().await {
-            tracing::warn!(reason = %failure, "a chain stays unsealed until the next start");
+            tracing::warn!(error = &failure as &dyn std::error::Error, "{UNSEALED}");
         }
         if let Some(closed) = self.closing {
             let _ = closed.send(());
@@ -201,14 +211,16 @@ impl SharedLane {
         while batch.has_room()
             && let Ok(note) = self.notes.try_recv()
         {
-            batch.push(note.record, Waiter::Nobody(note.org, 1));
+            if let Note::Denial(org, record) = note {
+                batch.push(record, Waiter::Nobody(org, 1));
+            }
         }
         while batch.has_room() && self.lanes.is_writable() {
             let Some((org, count)) = self.overflow.take(1).pop() else { break };
             match encode(self.overflow_draft(org.clone(), count), &*self.lanes.entropy) {
                 Ok(record) => batch.push(record, Waiter::Nobody(org, count)),
                 Err(_) => {
-                    self.overflow.add(org, count);
+                    let _ = self.overflow.add(org, count);
                     break;
                 }
             }
@@ -240,13 +252,13 @@ impl SharedLane {
     }
 
     fn refuse(&self, batch: Gathered, failure: Option<Failure>) {
-        let reason = failure.as_ref().map(tracing::field::display);
-        tracing::warn!(records = batch.records.len(), reason, "a batch of the audit log was not written");
+        let error = failure.as_ref().map(|failure| failure as &dyn std::error::Error);
+        tracing::warn!(records = batch.records.len(), error, "a batch of the audit log was not written");
         for waiter in batch.waiters {
             match waiter {
                 Waiter::Caller(caller) => drop(caller.send(None)),
                 Waiter::CallerOf(_, caller) => drop(caller.send(None)),
-                Waiter::Nobody(org, count) => self.overflow.add(org, count),
+                Waiter::Nobody(org, count) => drop(self.overflow.add(org, count)),
             }
         }
     }
@@ -275,6 +287,35 @@ impl SharedLane {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::repository::audit::{
+        AuditRecord,
+        batch::Batch,
+        testing::{TinyStore, draft, log_on, org, soon},
+    };
+
+    /// Nobody else's record comes by to take the count along.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_counted_while_the_lane_is_at_rest_is_recorded() {
+        let store = Arc::new(TinyStore::default());
+        let log = log_on(&store);
+        let counted = || {
+            let items: Vec<_> = store.tamper(|items| items.values().cloned().collect());
+            let records = items.into_iter().filter_map(Batch::read).flat_map(|batch| batch.records);
+            let records = records.map(|bytes| AuditRecord::read(&bytes).unwrap());
+            let counts = records.filter(|record| record.action == "audit.denials.overflow");
+            counts.map(|record| record.details["count"].clone()).collect::<Vec<_>>()
+        };
+        log.append(draft("acme", "orgs/acme/keys/k"), soon()).await.unwrap();
+        // A lane with nothing to do is at rest by then.
+        tokio::time::sleep(PROBE_EVERY * 5).await;
+        log.count(&org("acme"));
+        log.count(&org("acme"));
+        tokio::time::sleep(PROBE_EVERY * 5).await;
+        assert_eq!(counted(), ["2"]);
+        log.count(&org("acme"));
+        tokio::time::sleep(PROBE_EVERY * 5).await;
+        assert_eq!(counted(), ["2", "1"]);
+    }
 
     #[test]
     fn a_batch_has_room_for_so_many_records_and_bytes() {

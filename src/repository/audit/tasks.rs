@@ -16,16 +16,17 @@ use super::{
     index::Indexer,
     log::{Entry, entries, open_chains},
     reader::find_head,
-    sequencer::Sequencer,
+    sequencer::{Advanced, Sequencer},
     writer::{Lanes, place_seal},
 };
 use crate::{
     domain::error::{Failure, Reason},
     repository::{
-        lease::{Lease, Role},
+        lease::{Lease, Role, tell_failure},
         projection::Projections,
         replicas::BEAT_EVERY,
     },
+    store::Action,
 };
 
 /// How often the log is put in order.
@@ -88,9 +89,10 @@ impl AuditTasks {
             let is_last = stop.is_cancelled();
             let pace = if is_last { Pace::Last } else { Pace::Gentle };
             wait = match self.paced_tick(pace).await {
-                Ok(()) => tick,
+                Ok(true) => Duration::ZERO,
+                Ok(false) => tick,
                 Err(failure) => {
-                    tracing::warn!(error = &failure as &dyn std::error::Error, "the audit log is not put in order");
+                    tell_failure(&failure, wait > tick, "the audit log is not put in order");
                     wait.max(tick).saturating_mul(2).min(AFTER_FAILURE)
                 }
             };
@@ -110,10 +112,28 @@ impl AuditTasks {
     /// # Errors
     /// STORE_UNAVAILABLE, RECORD_REJECTED; the next tick begins where this one ended.
     pub async fn tick(&mut self) -> Result<(), Failure> {
-        self.paced_tick(Pace::Whole).await
+        self.paced_tick(Pace::Whole).await.map(|_| ())
     }
 
-    async fn paced_tick(&mut self, pace: Pace) -> Result<(), Failure> {
+    /// Takes the lease, and gives what must hold of every write under it; None while another server
+    /// that lives has it.
+    ///
+    /// # Errors
+    /// STORE_UNAVAILABLE, RECORD_REJECTED; WRITE_CONFLICT when another was faster.
+    pub async fn lead(&mut self) -> Result<Option<Action>, Failure> {
+        Ok(self.leased().await?.map(|lease| lease.check()))
+    }
+
+    async fn leased(&mut self) -> Result<Option<Lease>, Failure> {
+        if self.lease.is_none() {
+            let lanes = &self.log.0.lanes;
+            self.lease = lanes.replicas.take(Role::Sequencer, lanes.clock.deadline(STEP)).await?;
+        }
+        Ok(self.lease.clone())
+    }
+
+    /// One tick; whether there may be more to do at once.
+    async fn paced_tick(&mut self, pace: Pace) -> Result<bool, Failure> {
         let ended = self.run_tick(pace).await;
         if ended.is_err() {
             self.lease = None;
@@ -124,17 +144,10 @@ impl AuditTasks {
         ended
     }
 
-    async fn run_tick(&mut self, pace: Pace) -> Result<(), Failure> {
+    async fn run_tick(&mut self, pace: Pace) -> Result<bool, Failure> {
+        let Some(lease) = self.leased().await? else { return Ok(false) };
         let lanes = Arc::clone(&self.log.0.lanes);
         let deadline = || lanes.clock.deadline(STEP);
-        let lease = match &self.lease {
-            Some(lease) => lease.clone(),
-            None => {
-                let taken = lanes.replicas.take(Role::Sequencer, deadline()).await?;
-                let Some(lease) = taken else { return Ok(()) };
-                self.lease.insert(lease).clone()
-            }
-        };
         let now = lanes.clock.instant();
         if self.past_due.is_some_and(|due| due <= now) {
             seal_past(&lanes).await?;
@@ -142,7 +155,7 @@ impl AuditTasks {
             self.past_due = now.checked_add(BEAT_EVERY).filter(|_| !lanes.replicas.is_alone());
         }
         loop {
-            let fresh = self.sequencer.advance(&lease, deadline()).await?;
+            let Advanced { entries: fresh, is_more } = self.sequencer.advance(&lease, deadline()).await?;
             let end = loop {
                 let (position, is_more) = self.indexer.advance(&lease, &fresh, deadline()).await?;
                 self.log.0.indexed.send_if_modified(|indexed| std::mem::replace(indexed, position) != position);
@@ -151,8 +164,9 @@ impl AuditTasks {
                 }
             };
             self.try_fold(&lanes, &lease, (&fresh, end), pace).await?;
-            if fresh.is_empty() {
-                return Ok(());
+            // Others may write on and on: between two rows there is a look at what else is due.
+            if !is_more || pace == Pace::Gentle {
+                return Ok(is_more);
             }
         }
     }
@@ -361,6 +375,20 @@ mod tests {
         let used = last_used::keys(&records(&store), &org("acme"), &keys, soon()).await.unwrap();
         assert!(used[0].is_some());
         assert!(tasks.fold_failed.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_gentle_tick_ends_with_one_row() {
+        let store = Arc::new(TinyStore::default());
+        let log = log_on(&store);
+        for _ in 0..70 {
+            log.append(draft("acme", "orgs/acme/keys/k1"), soon()).await.unwrap();
+        }
+        let mut tasks = AuditTasks::new(&log);
+        assert!(tasks.paced_tick(Pace::Gentle).await.unwrap(), "there is more");
+        assert_eq!(IndexState::load(&records(&store), soon()).await.unwrap().next, 65);
+        assert!(!tasks.paced_tick(Pace::Gentle).await.unwrap());
+        assert_eq!(IndexState::load(&records(&store), soon()).await.unwrap().next, 71);
     }
 
     /// The seal of a chain whose row was not as its lane had left it stands there alone.

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::{AuditLog, AuditSettings};
+use super::{AuditLog, AuditSettings, batch::Batch};
 use crate::{
     domain::{
         PortFuture,
@@ -41,6 +41,8 @@ pub(crate) enum Fault {
     Withdrawn,
     /// It meets an item that can't be read.
     Corrupt,
+    /// Others want its items, all the time that it has.
+    Throttled,
 }
 
 #[derive(Debug, Default)]
@@ -55,6 +57,8 @@ pub(crate) struct TinyStore {
     bad_read: Mutex<Option<usize>>,
     pub(crate) probes: AtomicUsize,
     pub(crate) writes: AtomicUsize,
+    /// The most bytes of records that one write deleted.
+    pub(crate) deleted_most: AtomicUsize,
 }
 
 impl TinyStore {
@@ -125,16 +129,21 @@ impl TinyStore {
                 return Written::Conflict { index, current: current.cloned() };
             }
         }
+        let mut deleted = 0;
         for action in actions {
             match action {
                 Action::Put(NewItem { key, expires, sealed, mac, attributes }, _) => {
                     let revision = items.get(&key).map_or(1, |item| item.revision + 1);
                     items.insert(key.clone(), Item { key, revision, expires, sealed, mac, attributes });
                 }
-                Action::Delete(key, _) => drop(items.remove(&key)),
+                Action::Delete(key, _) => {
+                    let batch = items.remove(&key).and_then(Batch::read);
+                    deleted += batch.map_or(0, |batch| batch.records.iter().map(Vec::len).sum());
+                }
                 Action::Check(..) => {}
             }
         }
+        self.deleted_most.fetch_max(deleted, Ordering::SeqCst);
         Written::Committed
     }
 }
@@ -207,6 +216,7 @@ impl ItemStore for TinyStore {
                     tokio::time::sleep_until(by.instant().into()).await;
                     return Err(StoreError::Unavailable("the deadline passed".into()));
                 }
+                Some(Fault::Throttled) => return Err(StoreError::Throttled),
                 Some(Fault::Corrupt) => return Err(StoreError::Corrupt("no item of ours".into())),
             })
         })

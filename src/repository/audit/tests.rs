@@ -230,6 +230,11 @@ async fn a_write_that_did_not_happen_costs_no_chain_and_a_short_deadline_no_heal
     let failure = writer.append(&create("x"), &record(), soon()).await.unwrap_err();
     assert_eq!(failure.reason, Reason::RecordRejected);
     assert!(log.is_writable());
+    store.fail([Fault::Throttled; 3]);
+    let failure = writer.append(&create("x"), &record(), soon()).await.unwrap_err();
+    assert_eq!(failure.reason, Reason::StoreUnavailable, "others want the caller's items");
+    assert!(log.is_writable());
+    store.heal();
     store.fail([Fault::Refused]);
     let done = writer.append(&create("x"), &record(), soon()).await.unwrap();
     assert_eq!(done, Appended::Done { chain: chain.clone(), batch: 2 });
@@ -244,6 +249,11 @@ async fn a_write_that_did_not_happen_costs_no_chain_and_a_short_deadline_no_heal
     store.fail([Fault::Withdrawn]);
     let mut shared = ChainWriter::new(Arc::clone(lanes), LaneKind::Shared);
     shared.append(&[], &record(), short()).await.unwrap_err();
+    assert!(!log.is_writable());
+    shared.append(&[], &record(), soon()).await.unwrap();
+    store.fail([Fault::Throttled; 3]);
+    let failure = shared.append(&[], &record(), soon()).await.unwrap_err();
+    assert_eq!(failure.reason, Reason::AuditUnavailable, "nobody else wants a batch's place");
     assert!(!log.is_writable());
 }
 

@@ -12,6 +12,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
+    time::Duration,
 };
 
 use super::{
@@ -121,13 +122,21 @@ struct Chain {
     opened: Timestamp,
     next: u64,
     previous: Hash,
+    /// When its last batch was written.
+    written: Timestamp,
 }
 
 impl Chain {
     fn new(lanes: &Lanes, kind: LaneKind) -> Self {
         let number = lanes.chains.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
         let id = ChainId::new(&lanes.boot, kind, number);
-        Self { id, opened: lanes.clock.now(), next: 1, previous: [0; 32] }
+        let now = lanes.clock.now();
+        Self { id, opened: now, next: 1, previous: [0; 32], written: now }
+    }
+    /// Whether it may have been sealed so long ago that the seal has left for the archive: nothing
+    /// would be in the way of a batch in its place then, and nobody would ever look for it there.
+    fn is_stale(&self, now: Timestamp) -> bool {
+        self.next > 1 && now.since(self.written) > STALE
     }
     /// Its row is written with its first batch, and has revision 1 from then on.
     fn revision(&self) -> Option<u64> {
@@ -154,6 +163,9 @@ pub(super) struct ChainWriter {
     doubt: Option<Header>,
 }
 
+/// A lane that wrote nothing for so long goes on in a new chain: half of the shortest retention.
+const STALE: Duration = Duration::from_secs(43_200);
+
 /// How often one batch is tried: the first time, after a fence, after a settled doubt.
 const ATTEMPTS: usize = 3;
 
@@ -168,7 +180,8 @@ impl ChainWriter {
     ///
     /// # Errors
     /// AUDIT_UNAVAILABLE when it did not happen or is not known to have; INTERNAL for actions that
-    /// break the store's contract; RECORD_REJECTED when one of them met an item that can't be read.
+    /// break the store's contract; RECORD_REJECTED when one of them met an item that can't be read;
+    /// STORE_UNAVAILABLE when too many wanted their items at once.
     pub(super) async fn append(
         &mut self,
         actions: &[Action],
@@ -201,6 +214,9 @@ impl ChainWriter {
         let mut failure = unavailable();
         for _ in 0..ATTEMPTS {
             self.settle().await?;
+            if self.chain.is_stale(self.lanes.clock.now()) {
+                self.seal().await?;
+            }
             if self.lanes.clock.left(deadline).is_zero() {
                 break;
             }
@@ -227,7 +243,10 @@ impl ChainWriter {
                 // An error means that nothing happened and nothing will: the batch's place is free.
                 Err(error) => {
                     self.doubt = None;
-                    let is_of_actions = matches!(error, StoreError::Corrupt(_)) && !actions.is_empty();
+                    // A caller's items, which others may want at the same time, say nothing of the log:
+                    // the batch's own place is this lane's alone.
+                    let is_of_actions =
+                        matches!(error, StoreError::Corrupt(_) | StoreError::Throttled) && !actions.is_empty();
                     if is_of_actions || matches!(error, StoreError::Contract(_)) {
                         return Err(error.into());
                     }
@@ -262,7 +281,7 @@ impl ChainWriter {
     }
 
     async fn place_seal(&self) -> Result<Option<Item>, Failure> {
-        let Chain { id, opened, next, previous } = &self.chain;
+        let Chain { id, opened, next, previous, .. } = &self.chain;
         let seal = Header::seal(id.clone(), *next, *previous);
         place_seal(&self.lanes, &seal, *opened, self.chain.revision()).await
     }
@@ -270,7 +289,7 @@ impl ChainWriter {
     /// Closes the chain with a seal, if it was ever opened. Afterwards the lane is on a new chain.
     ///
     /// # Errors
-    /// AUDIT_UNAVAILABLE; the next start seals it then.
+    /// AUDIT_UNAVAILABLE; the next start, or another server, seals it then.
     pub(super) async fn seal(&mut self) -> Result<(), Failure> {
         for _ in 0..ATTEMPTS {
             if self.settle().await? == Some(Settled::Never) || self.chain.next == 1 {
@@ -282,7 +301,10 @@ impl ChainWriter {
                     self.open_new();
                     return Ok(());
                 }
-                Err(failure) => tracing::warn!(chain = %self.chain.id, reason = %failure, "the seal is not placed yet"),
+                Err(failure) => {
+                    let error = &failure as &dyn std::error::Error;
+                    tracing::warn!(chain = %self.chain.id, error, "the seal is not placed yet");
+                }
             }
         }
         Err(unavailable())
@@ -304,6 +326,7 @@ impl ChainWriter {
         if let Some(header) = self.doubt.take() {
             self.chain.previous = header.hash();
             self.chain.next += 1;
+            self.chain.written = self.lanes.clock.now();
             self.lanes.set_head(&self.chain.id, Some(batch));
         }
         Appended::Done { chain: self.chain.id.clone(), batch }
@@ -337,6 +360,8 @@ pub(super) async fn place_seal(
         Written::Committed => return Ok(None),
         Written::Unknown => return Err(unavailable()),
         Written::Conflict { index: 0, current } => return Ok(current),
+        // The chain's row is gone: it was sealed, and has left for the archive since.
+        Written::Conflict { current: None, .. } if revision.is_some() => return Ok(None),
         Written::Conflict { .. } => {}
     }
     // The chain's row is not as this lane left it: the doubtful batch made it, or somebody else
@@ -354,7 +379,7 @@ pub(super) async fn place_seal(
 
 /// AUDIT_UNAVAILABLE, worth a retry in a second.
 pub(super) fn unavailable() -> Failure {
-    Failure::new(Reason::AuditUnavailable).retry_after(std::time::Duration::from_secs(1))
+    Failure::new(Reason::AuditUnavailable).retry_after(Duration::from_secs(1))
 }
 
 fn lost(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Failure {

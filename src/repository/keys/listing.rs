@@ -1,5 +1,6 @@
 //! The listing of an organization's keys: `O#org#KEYS`, a row `provider#key` for each. The rows
-//! carry no MAC: they say where to look, the records say what is there.
+//! carry no MAC: they say where to look, the records say what is there. A row that says otherwise than
+//! its place can't be read.
 
 use crate::{
     domain::{
@@ -69,9 +70,28 @@ pub async fn page(
     deadline: Deadline,
 ) -> Result<(Vec<Row>, Option<String>), Failure> {
     let range = provider.map_or(SortRange::All, |provider| SortRange::Prefix(format!("{provider}#")));
-    let query = Query { partition: format!("O#{org}#KEYS"), range, order: Order::Ascending, limit, after };
-    let page = records.query(query, deadline).await?;
-    Ok((page.items.iter().filter_map(|item| row(item).ok()).collect(), page.next))
+    let (rows, next) = query(records, org, range, limit, after, deadline).await?;
+    Ok((rows.into_iter().filter_map(Result::ok).collect(), next))
+}
+
+/// [`page`] of all providers, with its place instead of a row that can't be read.
+///
+/// # Errors
+/// STORE_UNAVAILABLE.
+pub async fn each(
+    records: &Records,
+    org: &OrgId,
+    limit: usize,
+    after: Option<String>,
+    deadline: Deadline,
+) -> Result<(Vec<Result<Row, String>>, Option<String>), Failure> {
+    query(records, org, SortRange::All, limit, after, deadline).await
+}
+
+/// The key whose row has that place; None: it is no row's.
+#[must_use]
+pub fn key_at(sort: &str) -> Option<KeyId> {
+    sort.rsplit_once('#').and_then(|(_, id)| KeyId::parse("key", id).ok())
 }
 
 /// How many rows there are of those that `is_counted`.
@@ -81,12 +101,12 @@ pub async fn page(
 pub async fn count(
     records: &Records,
     org: &OrgId,
-    is_counted: impl Fn(&Row) -> bool,
+    is_counted: impl Fn(&Result<Row, String>) -> bool,
     deadline: impl Fn() -> Deadline,
 ) -> Result<u64, Failure> {
     let (mut count, mut after) = (0_u64, None);
     loop {
-        let (rows, next) = page(records, org, None, COUNTED_AT_ONCE, after, deadline()).await?;
+        let (rows, next) = each(records, org, COUNTED_AT_ONCE, after, deadline()).await?;
         count = count.saturating_add(rows.iter().filter(|row| is_counted(row)).count() as u64);
         if next.is_none() {
             return Ok(count);
@@ -98,16 +118,43 @@ pub async fn count(
 /// Rows that are read at once to be counted.
 const COUNTED_AT_ONCE: usize = 1_000;
 
+async fn query(
+    records: &Records,
+    org: &OrgId,
+    range: SortRange,
+    limit: usize,
+    after: Option<String>,
+    deadline: Deadline,
+) -> Result<(Vec<Result<Row, String>>, Option<String>), Failure> {
+    let query = Query { partition: partition(org), range, order: Order::Ascending, limit, after };
+    let page = records.query(query, deadline).await?;
+    let rows = page.items.into_iter().map(|item| row(&item).map_err(|_| item.key.sort));
+    Ok((rows.collect(), page.next))
+}
+
+fn partition(org: &OrgId) -> String {
+    format!("O#{org}#KEYS")
+}
+
+fn sort(provider: &ProviderId, key: &KeyId) -> String {
+    format!("{provider}#{key}")
+}
+
 fn item_key(record: &KeyRecord) -> ItemKey {
-    ItemKey::new(format!("O#{}#KEYS", record.name.org), format!("{}#{}", record.provider, record.name.id))
+    ItemKey::new(partition(&record.name.org), sort(&record.provider, &record.name.id))
 }
 
 fn row(item: &Item) -> Result<Row, Failure> {
     let attributes = &item.attributes;
+    let key = KeyId::parse("key", attributes.text("key")?).map_err(|_| rejected("key"))?;
+    let provider = ProviderId::parse("provider", attributes.text("provider")?).map_err(|_| rejected("provider"))?;
+    if item.key.sort != sort(&provider, &key) {
+        return Err(rejected("key"));
+    }
     Ok(Row {
         sort: item.key.sort.clone(),
-        key: KeyId::parse("key", attributes.text("key")?).map_err(|_| rejected("key"))?,
-        provider: ProviderId::parse("provider", attributes.text("provider")?).map_err(|_| rejected("provider"))?,
+        key,
+        provider,
         environment: attributes
             .opt_text("environment")?
             .map(|text| Environment::parse("environment", text).map_err(|_| rejected("environment")))

@@ -213,6 +213,27 @@ async fn a_conflict_at_the_row_of_the_request_alone_is_a_replay_or_a_reuse() {
 }
 
 #[tokio::test]
+async fn what_the_request_itself_did_is_no_reason_to_refuse_it() {
+    let vault = Vault::new().await;
+    let one = call(CREATE, Some("ci"), 1);
+    let refused = async |call: &Call, idempotency: Option<&Idempotency>| {
+        let reads = vault.store.faults().reads();
+        let refused = vault.mutations.refused(call, idempotency, Reason::KeyExists.into()).await;
+        (refused.map_err(|failure| failure.reason), vault.store.faults().reads() - reads)
+    };
+    assert_eq!(refused(&one, None).await, (Err(Reason::KeyExists), 0), "without an id nothing is read");
+    let place = vault.idempotency(&one, "r-1").await;
+    assert_eq!(refused(&one, Some(&place)).await, (Err(Reason::KeyExists), 1));
+    vault.make(&one, Some(&place), "a").await.unwrap();
+    assert_eq!(refused(&one, Some(&place)).await, (Ok(remembered("a")), 1));
+    let reused = vault.idempotency(&call(CREATE, Some("ci"), 2), "r-1").await;
+    assert_eq!(refused(&one, Some(&reused)).await.0, Err(Reason::RequestIdReused));
+    vault.store.faults().fail_reads([crate::store::fake::Fault::Unavailable]);
+    let unknown = refused(&one, Some(&place)).await.0;
+    assert_eq!(unknown, Err(Reason::StoreUnavailable), "nobody can tell whether it is refused");
+}
+
+#[tokio::test]
 async fn a_conflict_elsewhere_is_the_callers_and_remembers_nothing() {
     let vault = Vault::new().await;
     let one = call(CREATE, Some("ci"), 1);

@@ -45,7 +45,8 @@ pub use revoke::Revoke;
 const REMEMBERED: usize = 1_024;
 /// How often a mutation that lost a race is tried again.
 pub(super) const ROUNDS: usize = 5;
-/// How much earlier than its issue a token is valid: replicas' clocks differ.
+/// How far replicas' clocks may differ: so much earlier than its issue a token is valid, and so long
+/// no time tells which tokens were issued before it.
 const SKEW: Duration = Duration::from_secs(30);
 /// The signing keys that a record remembers: renewals across so many rotations keep older copies
 /// of the token good.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Call, ROUNDS, TokenService, look::covers};
+use super::{Call, ROUNDS, SKEW, TokenService, look::covers};
 use crate::{
     domain::{
         audit::AuditDraft,
@@ -37,7 +37,8 @@ pub enum Revoke {
     Name(TokenName),
     /// All of a subject that were issued so far.
     Subject(Subject),
-    /// All of the organization that were created before that time, which is not in the future.
+    /// All of the organization that were created before that time, which is not in the future; all
+    /// that were issued so far, where the servers' clocks may differ by what has passed since.
     IssuedBefore(Timestamp),
 }
 
@@ -190,12 +191,21 @@ impl TokenService {
     fn plan_epoch(&self, call: &Call, org: &OrgId, before: Timestamp, epochs: &[Epoch]) -> Result<Plan, Failure> {
         let first = epochs.first().ok_or(Reason::RecordRejected)?;
         let keys = tokens::epoch_keys(org);
-        if first.issued_before >= before {
+        // A server whose clock is ahead has issued tokens that were created after `before`, and one
+        // that is behind will yet issue some from before it: no time tells them, the generation does.
+        let is_all = call.time < before.plus(SKEW);
+        if !is_all && first.issued_before >= before {
             let checks = keys.into_iter().zip(epochs);
             let checks = checks.map(|(key, epoch)| Action::Check(key, Condition::Revision(epoch.revision)));
             return Ok(Plan { actions: checks.collect(), revision: first.revision, rows: Rows::Nothing });
         }
-        let next = Epoch { issued_before: before, revoked: Some(call.time), ..first.clone() };
+        let revoked = Some(call.time);
+        let (next, before) = if is_all {
+            let generation = first.generation.saturating_add(1);
+            (Epoch { generation, revoked, ..first.clone() }, Timestamp::from_micros(i64::MAX))
+        } else {
+            (Epoch { issued_before: before, revoked, ..first.clone() }, before)
+        };
         let put = |(key, epoch): (ItemKey, &Epoch)| {
             tokens::put_epoch(&self.parts.records, key, &next, Expected::Revision(epoch.revision))
         };

@@ -99,14 +99,9 @@ impl Vault {
             return Err(Reason::ResourceNotGranted.into());
         }
         if meta.is_some() {
-            // Nor may the key be younger than the row: the same request may have made it meanwhile.
-            if let Some(idempotency) = &idempotency {
-                let row = self.read_one(call, idempotency.key.clone()).await?;
-                if let Some(remembered) = self.parts.mutations.prior(Some(idempotency), row)? {
-                    return self.created_before(call, &session.permit, &name, remembered, meta).await;
-                }
-            }
-            return Err(Reason::KeyExists.into());
+            let refused = self.parts.mutations.refused(call, idempotency.as_ref(), Reason::KeyExists.into());
+            let remembered = refused.await?;
+            return self.created_before(call, &session.permit, &name, remembered, meta).await;
         }
         self.store(call, &org, (draft, left), request, idempotency.as_ref(), &session.permit).await
     }

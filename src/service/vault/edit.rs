@@ -90,9 +90,9 @@ pub(super) struct Plan {
 }
 
 /// How a try ended.
-pub(super) enum Ended {
-    /// It happened; the record as it is now.
-    Done(Box<KeyRecord>),
+pub(super) enum Ended<T = ()> {
+    /// It happened; the record as it is now, and what the caller planned with it.
+    Done(Box<KeyRecord>, T),
     /// Another writer was faster: judge the key anew.
     Again,
     /// A concurrent call with the same request_id was first.
@@ -136,13 +136,9 @@ impl Vault {
             }
         };
         loop {
-            let stored = edit.key()?;
-            let Step { after, changed, version, rows, purpose } =
-                step(&edit.permit, stored.record.clone(), self.parts.clock.now())?;
-            let plan = self.plan(asked.call, stored, after, changed).await?;
-            let plan = Plan { version, rows, purpose, ..plan };
-            match self.finish(&mut edit, plan).await? {
-                Ended::Done(record) => return Ok(self.view(asked.call, *record).await),
+            let planned = self.stepped(&edit, &step).await;
+            match self.finish(&mut edit, planned).await? {
+                Ended::Done(record, ()) => return Ok(self.view(asked.call, *record).await),
                 Ended::Again => {}
                 Ended::Before(remembered) => {
                     let found = self.read_again(&edit.permit, asked).await?;
@@ -150,6 +146,18 @@ impl Vault {
                 }
             }
         }
+    }
+
+    async fn stepped(
+        &self,
+        edit: &Edit<'_>,
+        step: impl Fn(&Permit, KeyRecord, Timestamp) -> Result<Step, Failure>,
+    ) -> Result<(Plan, ()), Failure> {
+        let stored = edit.key()?;
+        let Step { after, changed, version, rows, purpose } =
+            step(&edit.permit, stored.record.clone(), self.parts.clock.now())?;
+        let plan = self.plan(edit.asked.call, stored, after, changed).await?;
+        Ok((Plan { version, rows, purpose, ..plan }, ()))
     }
 
     /// What a replay of a change of the whole key answers: the key as it is now.
@@ -162,8 +170,20 @@ impl Vault {
         Ok(self.view(call, same(remembered, found)?.record).await)
     }
 
-    /// Commits `plan` in place of what `edit` found.
-    pub(super) async fn finish(&self, edit: &mut Edit<'_>, plan: Plan) -> Result<Ended, Failure> {
+    /// Commits what was planned in place of what `edit` found, or answers why nothing was.
+    pub(super) async fn finish<T>(
+        &self,
+        edit: &mut Edit<'_>,
+        planned: Result<(Plan, T), Failure>,
+    ) -> Result<Ended<T>, Failure> {
+        let (plan, more) = match planned {
+            Ok(planned) => planned,
+            // The versions were read after the record, and may have gone with their key meanwhile.
+            Err(failure) if failure.reason == Reason::RecordRejected && self.is_outrun(edit).await? => {
+                return Ok(Ended::Again);
+            }
+            Err(failure) => return self.refused(edit, failure).await.map(Ended::Before),
+        };
         let records = &self.parts.records;
         let record = &plan.after;
         let name = record.name.clone();
@@ -175,31 +195,47 @@ impl Vault {
         let remembered = remembered(record, plan.version, plan.codes);
         match self.commit(edit, remembered, actions, draft).await? {
             Some(ended) => Ok(ended),
-            None => Ok(Ended::Done(Box::new(KeyRecord { revision: record.revision.saturating_add(1), ..plan.after }))),
+            None => {
+                let revision = record.revision.saturating_add(1);
+                Ok(Ended::Done(Box::new(KeyRecord { revision, ..plan.after }), more))
+            }
         }
     }
 
+    /// What the same request did already, if that is why it is refused.
+    pub(super) async fn refused(&self, edit: &Edit<'_>, failure: Failure) -> Result<Remembered, Failure> {
+        self.parts.mutations.refused(edit.asked.call, edit.idempotency.as_ref(), failure).await
+    }
+
     /// Commits `actions`, the first of which is the key's record. None: it happened.
-    pub(super) async fn commit(
+    pub(super) async fn commit<T>(
         &self,
         edit: &mut Edit<'_>,
         remembered: Remembered,
         actions: Vec<Action>,
         draft: AuditDraft,
-    ) -> Result<Option<Ended>, Failure> {
+    ) -> Result<Option<Ended<T>>, Failure> {
         let (call, idempotency) = (edit.asked.call, edit.idempotency.as_ref());
         match self.parts.mutations.commit(call, idempotency, remembered, actions, draft).await? {
             Mutated::Done(_) => Ok(None),
             Mutated::Replayed(remembered) => Ok(Some(Ended::Before(remembered))),
             Mutated::Conflict { .. } => {
-                edit.attempts += 1;
-                if edit.attempts >= ATTEMPTS {
-                    return Err(Reason::WriteConflict.into());
-                }
-                edit.found = self.read_again(&edit.permit, edit.asked).await?;
+                self.is_outrun(edit).await?;
                 Ok(Some(Ended::Again))
             }
         }
+    }
+
+    /// Reads the key again, to be judged anew: whether it is another than was found before.
+    async fn is_outrun(&self, edit: &mut Edit<'_>) -> Result<bool, Failure> {
+        edit.attempts += 1;
+        if edit.attempts >= ATTEMPTS {
+            return Err(Reason::WriteConflict.into());
+        }
+        let revision = |found: &Option<StoredKey>| found.as_ref().map(|stored| stored.record.revision);
+        let before = revision(&edit.found);
+        edit.found = self.read_again(&edit.permit, edit.asked).await?;
+        Ok(revision(&edit.found) != before)
     }
 
     /// The key as it is now.

@@ -164,7 +164,13 @@ impl Vault {
             Begun::Before(remembered, _) => return self.key_destroyed_before(call, name, &remembered).await,
         };
         loop {
-            let record = edit.key()?.record;
+            let record = match edit.key() {
+                Ok(stored) => stored.record,
+                Err(failure) => {
+                    let remembered = self.refused(&edit, failure).await?;
+                    return self.key_destroyed_before(call, name, &remembered).await;
+                }
+            };
             let now = self.parts.clock.now();
             let (versions, has_more) =
                 keys::removals(&self.parts.records, &record, super::purge::VERSIONS_AT_ONCE, call.deadline).await?;
@@ -179,7 +185,7 @@ impl Vault {
             match ended {
                 None => {}
                 Some(Ended::Again) => continue,
-                Some(Ended::Done(record)) => self.purge_condemned(call, name, &record.uid).await?,
+                Some(Ended::Done(record, ())) => self.purge_condemned(call, name, &record.uid).await?,
                 Some(Ended::Before(remembered)) => return self.key_destroyed_before(call, name, &remembered).await,
             }
             return Ok(self.destroyed(now));
@@ -198,7 +204,7 @@ impl Vault {
         actions.extend(due::put(&after));
         actions.extend(old.filter(|old| actions.iter().all(|action| action.key() != old.key())));
         let ended = self.commit(edit, memory_of(&after, now), actions, draft(call, &after, None)).await?;
-        Ok(Some(ended.unwrap_or_else(|| Ended::Done(Box::new(after)))))
+        Ok(Some(ended.unwrap_or_else(|| Ended::Done(Box::new(after), ()))))
     }
 
     async fn purge_condemned(&self, call: &Call, name: &KeyName, uid: &Uid) -> Result<(), Failure> {

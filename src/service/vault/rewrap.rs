@@ -3,30 +3,26 @@
 //! half done, and what is under the KMS key already is passed over, so that going on or beginning
 //! anew does nothing twice.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use futures_util::{Stream, StreamExt as _, future::BoxFuture, stream};
 use prost::Message as _;
 
-use super::{
-    Vault,
-    edit::{Asked, Begun, Ended, Plan},
-};
+use self::one_key::{Done, Goal};
+use super::Vault;
 use crate::{
     authz::permit::Permit,
     domain::{
         audit::{AuditDraft, Outcome},
-        error::{Class, Failure, Reason},
-        ids::{KeyName, OrgId},
+        error::{Failure, Reason},
+        ids::{KeyId, KeyName, OrgId},
         key::Labels,
         scope::Scope,
         secret::KmsKeyId,
         token::TokenMode,
     },
-    envelope::SealedValue,
     repository::{
-        audit::Commit,
-        keys::{self, StoredKey, StoredVersion, listing},
+        keys::listing::{self, Row},
         orgs,
     },
     service::{
@@ -36,15 +32,17 @@ use crate::{
     },
 };
 
+mod one_key;
+
 /// Keys between two reports.
 const KEYS_AT_ONCE: usize = 16;
 /// Keys that are changed at a time: half of the lanes that mutations have.
 const CHANGES_MAX: usize = 8;
-/// Versions of one key that change in one transaction.
-const VERSIONS_AT_ONCE: usize = 16;
-/// How long the work on one key may take.
+/// How long the work may take that a transaction ends.
 const WORK: Duration = Duration::from_millis(2_500);
-/// How often the vault's own keys are tried again because something else changed them.
+/// How long of it the KMS may take.
+const KMS_WORK: Duration = Duration::from_millis(1_500);
+/// How often keys are tried again because somebody else changed them.
 const ATTEMPTS: usize = 5;
 
 /// Which data keys are to be brought under which KMS key.
@@ -96,12 +94,13 @@ struct Running {
     vault: Vault,
     call: Call,
     permit: Permit,
-    target: KmsKeyId,
-    dry_run: bool,
+    goal: Goal,
     cursor: Cursor,
     /// None before the listing was counted.
     total: Option<u64>,
     is_over: bool,
+    /// What was logged of failures: of each kind the first.
+    logged: HashSet<Reason>,
 }
 
 impl Vault {
@@ -127,17 +126,17 @@ impl Vault {
         if permit.mode() == TokenMode::Mock && !org.is_mock {
             return Err(Reason::MockTokenMutation.into());
         }
-        let kms_key = request.kms_key.or_else(|| org.kms_key.clone());
-        let target = self.parts.sealer.resolve(kms_key.as_ref(), &org.id, &org.uid, call.deadline).await?;
+        let kms_key = request.kms_key.or(org.kms_key);
+        let kms_key = self.parts.sealer.resolve(kms_key.as_ref(), &org.id, &org.uid, call.deadline).await?;
         let mut running = Running {
             vault: self.clone(),
             call,
             permit,
-            target,
-            dry_run: request.dry_run,
+            goal: Goal { org: org.id, org_uid: org.uid, kms_key, dry_run: request.dry_run },
             cursor: Cursor::default(),
             total: None,
             is_over: false,
+            logged: HashSet::new(),
         };
         running.cursor = running.cursor(&request.resume_token)?;
         Ok(stream::try_unfold(running, |mut running| async move {
@@ -146,91 +145,10 @@ impl Vault {
         }))
     }
 
-    /// Brings the versions of one key under `target`; how many were not. None: this caller sees no
-    /// such key, or no more.
-    async fn rewrap_key(
-        &self,
-        call: &Call,
-        name: &KeyName,
-        target: &KmsKeyId,
-        dry_run: bool,
-    ) -> Result<Option<u64>, Failure> {
-        let (mut rewrapped, mut after) = (0, None);
-        loop {
-            let call = &self.with_time(call);
-            let asked = Asked { call, name, scope: Scope::KeysRewrap, request_id: "", etag: "" };
-            let begun = match self.begin(asked, &[]).await {
-                Err(failure) if failure.reason == Reason::ResourceNotGranted => return Ok(None),
-                begun => begun?,
-            };
-            let Begun::Fresh(mut edit) = begun else { return Err(Reason::Internal.into()) };
-            let next = loop {
-                let stored = match edit.key() {
-                    Err(failure) if failure.reason == Reason::KeyNotFound => return Ok(None),
-                    stored => stored?,
-                };
-                let (records, place) = (&self.parts.records, after.clone());
-                let page = keys::each_version(records, &stored.record, VERSIONS_AT_ONCE, place, call.deadline).await?;
-                let (versions, next) = page;
-                let versions = versions.into_iter().collect::<Result<Vec<_>, _>>()?;
-                let stale = stale(versions, target)?;
-                let count = stale.len() as u64;
-                if count == 0 || dry_run {
-                    rewrapped += count;
-                    break next;
-                }
-                let plan = self.rewrap_plan(call, stored, stale, target).await?;
-                match self.finish(&mut edit, plan).await? {
-                    Ended::Done(_) => {
-                        rewrapped += count;
-                        break next;
-                    }
-                    Ended::Again => {}
-                    Ended::Before(_) => return Err(Reason::Internal.into()),
-                }
-            };
-            if next.is_none() {
-                return Ok(Some(rewrapped));
-            }
-            after = next;
-        }
-    }
-
-    async fn rewrap_plan(
-        &self,
-        call: &Call,
-        stored: StoredKey,
-        stale: Vec<(StoredVersion, SealedValue)>,
-        target: &KmsKeyId,
-    ) -> Result<Plan, Failure> {
-        let StoredKey { mut record, sealed: mut inline } = stored;
-        let mut versions = Vec::with_capacity(stale.len());
-        for (mut version, sealed) in stale {
-            let number = version.version.number;
-            let context = super::create::seal_context(&record, number);
-            let sealed = self.parts.sealer.rewrap(sealed, &context, target, call.deadline).await?;
-            let bytes = sealed.to_bytes();
-            version.version.kms_key.clone_from(&sealed.wrapped.kms_key_id.0);
-            // What counts of a listed version stands in the key's record, its value too if it is CURRENT.
-            if record.current().is_some_and(|current| current.number == number) {
-                inline = Some(bytes.clone());
-            }
-            if let Some(listed) = record.versions.iter_mut().find(|listed| listed.number == number) {
-                listed.kms_key.clone_from(&version.version.kms_key);
-            }
-            version.sealed = Some(bytes);
-            versions.push(version);
-        }
-        Ok(Plan::new(record, versions, inline))
-    }
-
-    fn note_failed(&self, call: &Call, org: OrgId, resource: String, failure: &Failure) {
-        let draft = call.draft(org, resource);
-        self.parts.audit.note(AuditDraft { outcome: Outcome::Failed, reason: Some(failure.reason), ..draft });
-    }
-
-    fn with_time(&self, call: &Call) -> Call {
-        Call { deadline: self.parts.clock.deadline(WORK), ..call.clone() }
+    /// The call as it is now, with the time that one piece of work may take: a rewrap is many of them.
+    fn at_work(&self, call: &Call) -> Call {
+        let clock = &self.parts.clock;
+        Call { time: clock.now(), deadline: clock.deadline(WORK), ..call.clone() }
     }
 }
 
@@ -250,76 +168,92 @@ impl Running {
         };
         let (after, deadline) = (&self.cursor.after, self.vault.parts.clock.deadline(WORK));
         let after = Some(after.clone()).filter(|after| !after.is_empty());
-        let (rows, next) = listing::page(records, org, None, KEYS_AT_ONCE, after, deadline).await?;
-        let mut failures = Vec::new();
-        let (vault, call, target, dry_run) = (&self.vault, &self.call, &self.target, self.dry_run);
-        let seen = rows.into_iter().filter(|row| self.is_seen(row));
-        let change = |row: listing::Row| -> BoxFuture<'_, _> {
-            let name = KeyName { org: org.clone(), id: row.key };
-            Box::pin(async move {
-                let ended = vault.rewrap_key(call, &name, target, dry_run).await;
-                (name, ended)
-            })
-        };
-        let changes: Vec<_> = seen.map(change).collect();
-        let mut changing = stream::iter(changes).buffer_unordered(CHANGES_MAX);
-        let (mut done, mut rewrapped) = (0, 0);
-        while let Some((name, ended)) = changing.next().await {
-            done += 1;
-            match ended {
-                Ok(count) => rewrapped += count.unwrap_or_default(),
-                Err(failure) if is_of_one_key(&failure) => {
-                    vault.note_failed(call, name.org.clone(), name.full_name(), &failure);
-                    failures.push((name.full_name(), failure));
-                }
-                Err(failure) => return Err(failure),
-            }
-        }
-        drop(changing);
+        let (rows, next) = listing::each(records, org, KEYS_AT_ONCE, after, deadline).await?;
+        let rows: Vec<_> = rows.into_iter().filter(|row| self.is_seen(row)).collect();
+        let done = rows.len() as u64;
+        let failures = self.change(rows).await?;
         self.cursor.done += done;
-        self.cursor.rewrapped += rewrapped;
-        self.cursor.failed += failures.len() as u64;
         self.is_over = next.is_none();
         self.cursor.after = next.unwrap_or_default();
         self.report(total, failures).map(Some)
     }
 
+    /// Brings the keys of these rows under the KMS key; those that could not be.
+    async fn change(&mut self, rows: Vec<Result<Row, String>>) -> Result<Vec<(String, Failure)>, Failure> {
+        let (vault, call, goal) = (&self.vault, &self.call, &self.goal);
+        let change = |row: Result<Row, String>| -> BoxFuture<'_, _> {
+            let key = row.map(|row| row.key).or_else(|sort| listing::key_at(&sort).ok_or(sort));
+            Box::pin(async move {
+                match key {
+                    Ok(id) => {
+                        let name = KeyName { org: goal.org.clone(), id };
+                        (name.full_name(), vault.rewrap_key(call, &name, goal).await)
+                    }
+                    Err(sort) => (astray(&goal.org, &sort), Ok(Done::failed(Reason::RecordRejected.into()))),
+                }
+            })
+        };
+        let changes: Vec<_> = rows.into_iter().map(change).collect();
+        let mut changing = stream::iter(changes).buffer_unordered(CHANGES_MAX);
+        let (mut rewrapped, mut failures) = (0, Vec::new());
+        while let Some((name, ended)) = changing.next().await {
+            let Done { rewrapped: count, failure } = ended?;
+            rewrapped += count;
+            failures.extend(failure.map(|failure| (name, failure)));
+        }
+        drop(changing);
+        self.cursor.rewrapped += rewrapped;
+        self.note(&failures);
+        Ok(failures)
+    }
+
     /// Whether the caller may rewrap the key of a listing's row, as far as the row says: nobody learns
     /// how many others there are.
-    fn is_seen(&self, row: &listing::Row) -> bool {
-        let name = KeyName { org: self.permit.org().clone(), id: row.key.clone() };
-        self.permit.covers(&name.full_name(), row.environment.as_ref(), &row.labels)
+    fn is_seen(&self, row: &Result<Row, String>) -> bool {
+        let covers = |key: &KeyId, environment, labels: &Labels| {
+            let name = KeyName { org: self.permit.org().clone(), id: key.clone() };
+            self.permit.covers(&name.full_name(), environment, labels)
+        };
+        match row {
+            Ok(row) => covers(&row.key, row.environment.as_ref(), &row.labels),
+            Err(sort) => {
+                listing::key_at(sort).map_or_else(|| self.sees_all(), |key| covers(&key, None, &Labels::new()))
+            }
+        }
+    }
+
+    /// Whether the caller may rewrap all of the organization.
+    fn sees_all(&self) -> bool {
+        let org = self.permit.org();
+        org.is_system() || self.permit.covers(&format!("{}/keys/*", org.full_name()), None, &Labels::new())
     }
 
     /// What the vault keeps of its own for the organization, if the caller may rewrap all of it.
     async fn own_keys(&mut self) -> Result<Vec<(String, Failure)>, Failure> {
-        let org = self.permit.org().clone();
-        let all = format!("{}/keys/*", org.full_name());
-        if !org.is_system() && !self.permit.covers(&all, None, &Labels::new()) {
+        if !self.sees_all() {
             return Ok(Vec::new());
         }
-        for _ in 0..ATTEMPTS {
-            let call = self.vault.with_time(&self.call);
-            let parts = &self.vault.parts;
-            let puts = match parts.keyring.rewrapped(&org, &self.target, call.deadline).await {
-                Err(failure) if is_of_one_key(&failure) => {
-                    self.vault.note_failed(&call, org.clone(), org.full_name(), &failure);
-                    self.cursor.failed += 1;
-                    return Ok(vec![(org.full_name(), failure)]);
-                }
-                puts => puts?,
-            };
-            let count = puts.len() as u64;
-            let is_done = count == 0 || self.dry_run || {
-                let draft = call.draft(org.clone(), org.full_name());
-                matches!(parts.audit.commit(puts, draft, call.deadline).await?, Commit::Done(_))
-            };
-            if is_done {
-                self.cursor.rewrapped += count;
-                return Ok(Vec::new());
+        let Done { rewrapped, failure } = self.vault.rewrap_own(&self.call, &self.goal).await?;
+        self.cursor.rewrapped += rewrapped;
+        let failures: Vec<_> = failure.map(|failure| (self.goal.org.full_name(), failure)).into_iter().collect();
+        self.note(&failures);
+        Ok(failures)
+    }
+
+    /// Counts and records these failures, and logs what is the first of its kind with its cause.
+    fn note(&mut self, failures: &[(String, Failure)]) {
+        let (vault, org) = (&self.vault, self.permit.org());
+        let call = vault.at_work(&self.call);
+        for (name, failure) in failures {
+            let reason = failure.reason;
+            if self.logged.insert(reason) {
+                let (key, reason, cause) = (name.as_str(), reason.as_str(), failure.causes());
+                tracing::warn!(key, reason, cause, "a key was not rewrapped; others that fail so are not logged");
             }
+            let draft = call.draft(org.clone(), name.as_str());
+            vault.parts.audit.note(AuditDraft { outcome: Outcome::Failed, reason: Some(reason), ..draft });
         }
-        Err(Reason::WriteConflict.into())
+        self.cursor.failed += failures.len() as u64;
     }
 
     fn report(&self, total: u64, failures: Vec<(String, Failure)>) -> Result<Rewrapped, Failure> {
@@ -343,7 +277,7 @@ impl Running {
 
     /// A resume token is good for the same KMS key, and a dry run's for a dry run.
     fn filter(&self) -> Vec<u8> {
-        [&[u8::from(self.dry_run)], self.target.0.as_bytes()].concat()
+        [&[u8::from(self.goal.dry_run)], self.goal.kms_key.0.as_bytes()].concat()
     }
 
     fn scope<'a>(&'a self, filter: &'a [u8]) -> PageScope<'a> {
@@ -361,23 +295,9 @@ fn access(org: &OrgId) -> Access {
     }
 }
 
-/// Those of `versions` whose data keys are under another KMS key than `target`.
-fn stale(versions: Vec<StoredVersion>, target: &KmsKeyId) -> Result<Vec<(StoredVersion, SealedValue)>, Failure> {
-    let mut stale = Vec::new();
-    for version in versions {
-        let Some(sealed) = version.sealed.as_deref().map(SealedValue::from_bytes).transpose()? else { continue };
-        if sealed.wrapped.kms_key_id != *target {
-            stale.push((version, sealed));
-        }
-    }
-    Ok(stale)
-}
-
-/// Whether a failure says something of this key only, so that the others can go on.
-fn is_of_one_key(failure: &Failure) -> bool {
-    match failure.reason {
-        // The KMS key that it is under: the one that it shall be under was tried before.
-        Reason::KmsKeyDisabled | Reason::KmsKeyRefused | Reason::WriteConflict | Reason::AdminKeyNeedsScope => true,
-        reason => reason.class() == Class::DataLoss,
-    }
+/// What stands for a row of the listing whose place is no key's: whoever wrote it chose it.
+fn astray(org: &OrgId, sort: &str) -> String {
+    const SHOWN_MAX: usize = 100;
+    let shown: String = sort.escape_debug().take(SHOWN_MAX).collect();
+    format!("{}/keys: the row \"{shown}\" of the listing", org.full_name())
 }

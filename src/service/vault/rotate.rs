@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{
     Destroyed, KeyView, Vault, VersionView,
-    edit::{Asked, Begun, Ended, Plan, Step, same},
+    edit::{Asked, Begun, Edit, Ended, Plan, Step, same},
 };
 use crate::{
     domain::{
@@ -19,7 +19,7 @@ use crate::{
     },
     repository::{
         keys::{self, StoredKey, StoredVersion, lookup},
-        orgs,
+        orgs::{self, OrgRecord},
     },
     service::{call::Call, mutation::Remembered},
 };
@@ -94,26 +94,9 @@ impl Vault {
         let org = edit.more.pop().flatten().ok_or(Reason::OrgNotFound)?;
         let org = orgs::decode(&self.parts.records.verify(org)?)?;
         loop {
-            let StoredKey { record: before, sealed } = edit.key()?;
-            self.check_kind(&before, &request.secret)?;
-            let (base_url, auth_scheme) = request.place(&before);
-            let (mut version, warnings) = self.version(call, &before, &request.secret, base_url, auth_scheme).await?;
-            let mut after = before.clone();
-            // A refusal costs no data key.
-            after.add_version(version.clone(), version.created)?;
-            let value = self.seal(call, &org, &before, after.last_version, &request.secret).await?;
-            version.kms_key.clone_from(&value.wrapped.kms_key_id.0);
-            let mut after = before;
-            let added = after.add_version(version.clone(), version.created)?.pop().ok_or(Reason::Internal)?;
-            let stored = StoredVersion::new(after.uid.clone(), added.clone(), Some(value.to_bytes()));
-            let mut plan = Plan::new(after, vec![stored], sealed);
-            plan.version = Some(added.number);
-            plan.rows.push(lookup::put_fingerprint(name, &added));
-            plan.codes = warnings.iter().map(|warning| warning.code().to_owned()).collect();
-            match self.finish(&mut edit, plan).await? {
-                Ended::Done(_) => {
-                    return Ok(Added { version: VersionView { name: name.clone(), version: added }, warnings });
-                }
+            let planned = self.addition(&edit, &org, &request).await;
+            match self.finish(&mut edit, planned).await? {
+                Ended::Done(_, added) => return Ok(added),
                 Ended::Again => {}
                 Ended::Before(remembered) => {
                     let found = self.read_again(&edit.permit, asked).await?;
@@ -121,6 +104,27 @@ impl Vault {
                 }
             }
         }
+    }
+
+    async fn addition(&self, edit: &Edit<'_>, org: &OrgRecord, request: &AddVersion) -> Result<(Plan, Added), Failure> {
+        let (call, AddVersion { name, secret, .. }) = (edit.call(), request);
+        let StoredKey { record: before, sealed } = edit.key()?;
+        self.check_kind(&before, secret)?;
+        let (base_url, auth_scheme) = request.place(&before);
+        let (mut version, warnings) = self.version(call, &before, secret, base_url, auth_scheme).await?;
+        let mut after = before.clone();
+        // A refusal costs no data key.
+        after.add_version(version.clone(), version.created)?;
+        let value = self.seal(call, org, &before, after.last_version, secret).await?;
+        version.kms_key.clone_from(&value.wrapped.kms_key_id.0);
+        let mut after = before;
+        let added = after.add_version(version.clone(), version.created)?.pop().ok_or(Reason::Internal)?;
+        let stored = StoredVersion::new(after.uid.clone(), added.clone(), Some(value.to_bytes()));
+        let mut plan = Plan::new(after, vec![stored], sealed);
+        plan.version = Some(added.number);
+        plan.rows.push(lookup::put_fingerprint(name, &added));
+        plan.codes = warnings.iter().map(|warning| warning.code().to_owned()).collect();
+        Ok((plan, Added { version: VersionView { name: name.clone(), version: added }, warnings }))
     }
 
     /// PENDING to VERIFIED, with the caller's evidence. A bare key name means its pending version.
@@ -145,19 +149,9 @@ impl Vault {
             }
         };
         loop {
-            let stored = edit.key()?;
-            let now = self.parts.clock.now();
-            let mut after = stored.record.clone();
-            let number = known(&after, name.version, now)?;
-            let changed = after.verify_version(number, now)?;
-            let mut plan = self.plan(call, stored, after, changed).await?;
-            for version in &mut plan.versions {
-                evidence.clone_into(&mut version.evidence);
-            }
-            plan.version = Some(number);
-            evidence.clone_into(&mut plan.purpose);
-            match self.finish(&mut edit, plan).await? {
-                Ended::Done(record) => return view_listed(&record, number),
+            let planned = self.verification(&edit, name.version, evidence).await;
+            match self.finish(&mut edit, planned).await? {
+                Ended::Done(record, number) => return view_listed(&record, number),
                 Ended::Again => {}
                 Ended::Before(remembered) => {
                     let found = self.read_again(&edit.permit, asked).await?;
@@ -165,6 +159,26 @@ impl Vault {
                 }
             }
         }
+    }
+
+    async fn verification(
+        &self,
+        edit: &Edit<'_>,
+        version: VersionSelector,
+        evidence: &str,
+    ) -> Result<(Plan, u32), Failure> {
+        let stored = edit.key()?;
+        let now = self.parts.clock.now();
+        let mut after = stored.record.clone();
+        let number = known(&after, version, now)?;
+        let changed = after.verify_version(number, now)?;
+        let mut plan = self.plan(edit.call(), stored, after, changed).await?;
+        for version in &mut plan.versions {
+            evidence.clone_into(&mut version.evidence);
+        }
+        plan.version = Some(number);
+        evidence.clone_into(&mut plan.purpose);
+        Ok((plan, number))
     }
 
     /// VERIFIED to CURRENT; the old CURRENT becomes PREVIOUS for the grace period. A bare key name
@@ -230,23 +244,9 @@ impl Vault {
             }
         };
         loop {
-            let stored = edit.key()?;
-            let now = self.parts.clock.now();
-            let number = known(&stored.record, name.version, now)?;
-            let own = keys::versions(&self.parts.records, &stored.record, &[number], call.deadline).await?;
-            let own = own.into_iter().next().ok_or(Reason::VersionNotFound)?.version;
-            let fingerprint = lookup::delete_fingerprint(&name.key, &own);
-            let mut after = stored.record.clone();
-            let changed = after.destroy_version(own, now)?;
-            let left = changed.first().cloned().ok_or(Reason::Internal)?;
-            let mut plan = self.plan(call, stored, after, changed).await?;
-            plan.version = Some(number);
-            plan.rows.extend(fingerprint);
-            match self.finish(&mut edit, plan).await? {
-                Ended::Done(_) => {
-                    let version = VersionView { name: name.key.clone(), version: left };
-                    return Ok(DestroyedVersion { version, destroyed: self.destroyed(now) });
-                }
+            let planned = self.destruction(&edit, name).await;
+            match self.finish(&mut edit, planned).await? {
+                Ended::Done(_, destroyed) => return Ok(destroyed),
                 Ended::Again => {}
                 Ended::Before(remembered) => {
                     let found = self.read_again(&edit.permit, asked).await?;
@@ -254,6 +254,24 @@ impl Vault {
                 }
             }
         }
+    }
+
+    async fn destruction(&self, edit: &Edit<'_>, name: &VersionName) -> Result<(Plan, DestroyedVersion), Failure> {
+        let call = edit.call();
+        let stored = edit.key()?;
+        let now = self.parts.clock.now();
+        let number = known(&stored.record, name.version, now)?;
+        let own = keys::versions(&self.parts.records, &stored.record, &[number], call.deadline).await?;
+        let own = own.into_iter().next().ok_or(Reason::VersionNotFound)?.version;
+        let fingerprint = lookup::delete_fingerprint(&name.key, &own);
+        let mut after = stored.record.clone();
+        let changed = after.destroy_version(own, now)?;
+        let left = changed.first().cloned().ok_or(Reason::Internal)?;
+        let mut plan = self.plan(call, stored, after, changed).await?;
+        plan.version = Some(number);
+        plan.rows.extend(fingerprint);
+        let version = VersionView { name: name.key.clone(), version: left };
+        Ok((plan, DestroyedVersion { version, destroyed: self.destroyed(now) }))
     }
 
     /// An administration key has a kind, and a scope to read it, of its own: no version makes one of

@@ -13,7 +13,10 @@
 //! that does not know what is there can replace them all at once. What else somebody adds to an item is no
 //! part of it and is left unread.
 
-use std::collections::HashMap;
+use std::{
+    collections::{HashMap, hash_map::RandomState},
+    sync::LazyLock,
+};
 
 use aws_sdk_dynamodb::{primitives::Blob, types::AttributeValue};
 
@@ -34,6 +37,15 @@ pub(super) const ATTRIBUTES: &str = "attrs";
 /// An item, or a part of one, as DynamoDB has it.
 pub(super) type Raw = HashMap<String, AttributeValue>;
 
+/// Those parts, in an order that is the same each time, so that a transaction that is tried again is the
+/// same to the byte: DynamoDB does not say how it compares what comes under one token.
+pub(super) fn raw(parts: impl IntoIterator<Item = (String, AttributeValue)>) -> Raw {
+    static ORDER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    let mut raw = Raw::with_hasher(ORDER.clone());
+    raw.extend(parts);
+    raw
+}
+
 /// What is wrong with an item that can't be read; never what is in it.
 #[derive(Debug, thiserror::Error)]
 #[error("`{0}` of the item is missing or not of its type")]
@@ -41,7 +53,7 @@ struct Unread(&'static str);
 
 /// The key alone.
 pub(super) fn raw_key(key: &ItemKey) -> Raw {
-    Raw::from([(PARTITION.to_owned(), text(&key.partition)), (SORT.to_owned(), text(&key.sort))])
+    raw([(PARTITION.to_owned(), text(&key.partition)), (SORT.to_owned(), text(&key.sort))])
 }
 
 /// Everything of `item` but its key and revision.
@@ -121,7 +133,7 @@ fn bytes(bytes: &[u8]) -> AttributeValue {
 }
 
 fn map(values: &Attributes) -> AttributeValue {
-    AttributeValue::M(values.iter().map(|(name, value)| (name.clone(), raw_value(value))).collect())
+    AttributeValue::M(raw(values.iter().map(|(name, value)| (name.clone(), raw_value(value)))))
 }
 
 fn raw_value(value: &Value) -> AttributeValue {

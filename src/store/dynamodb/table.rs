@@ -1,7 +1,7 @@
 //! The table itself: made once, and looked at by every server that starts. Knows what a vault needs of
 //! it, and tells what is off in words for the one who runs it.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use aws_sdk_dynamodb::{
     error::ProvideErrorMetadata,
@@ -16,20 +16,28 @@ use tokio::time::sleep;
 use super::{
     DynamoStore,
     item::{EXPIRES, PARTITION, SORT},
-    tries::{Answer, Miss, Trouble},
+    tries::{Answer, Miss, NoCredentials, Trouble},
 };
 use crate::{domain::clock::Deadline, store::StoreError};
 
 /// How often a table that is being made is looked at.
 const LOOK: Duration = Duration::from_millis(500);
+/// How long a question is tried where nobody can be reached: nobody will soon.
+const UNREACHED: Duration = Duration::from_secs(3);
 
-/// Why nothing can be said of the table.
+/// Why nothing can be said of the table, in one line.
 #[derive(Debug, thiserror::Error)]
 pub enum TableError {
     /// There is none.
     #[error("there is no {0}")]
     Absent(String),
-    /// AWS refuses or does not answer: a sentence.
+    /// There are no credentials, or AWS does not take them.
+    #[error("{0}")]
+    Credentials(String),
+    /// AWS refuses what it is asked about the table.
+    #[error("{0}")]
+    Refused(String),
+    /// AWS does not answer, or has troubles of its own.
     #[error("{0}")]
     Unavailable(String),
 }
@@ -37,6 +45,8 @@ pub enum TableError {
 /// What is to be said of a table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
+    /// The table, and where it is.
+    pub table: String,
     /// What keeps a server from using it.
     pub problems: Vec<String>,
     /// What is not as `table create` makes it, or can't be told; a server works with it.
@@ -50,7 +60,7 @@ impl DynamoStore {
     /// When there is none, or AWS does not tell.
     pub async fn inspect(&self, deadline: Deadline) -> Result<Report, TableError> {
         let table = self.describe(deadline).await?.ok_or_else(|| TableError::Absent(self.place()))?;
-        let mut report = Report::default();
+        let mut report = Report { table: self.place(), ..Report::default() };
         self.judge(&table, &mut report);
         match self.time_to_live(deadline).await {
             Ok(found) => report.problems.extend(time_to_live_problem(found.as_ref())),
@@ -65,15 +75,6 @@ impl DynamoStore {
     /// As [`DynamoStore::inspect`].
     pub async fn inspect_all(&self, deadline: Deadline) -> Result<Report, TableError> {
         let mut report = self.inspect(deadline).await?;
-        let table = self.describe(deadline).await?.ok_or_else(|| TableError::Absent(self.place()))?;
-        if table.billing_mode_summary().and_then(|it| it.billing_mode()) != Some(&BillingMode::PayPerRequest) {
-            report.warnings.push("it is not on demand: beyond its provisioned capacity calls are refused".to_owned());
-        }
-        match table.deletion_protection_enabled() {
-            Some(true) => {}
-            Some(false) => report.warnings.push("deletion protection is off".to_owned()),
-            None => report.warnings.push("whether it is protected from deletion can't be told".to_owned()),
-        }
         match self.is_recoverable(deadline).await {
             Ok(true) => {}
             Ok(false) => report.warnings.push("point-in-time recovery is off".to_owned()),
@@ -99,7 +100,7 @@ impl DynamoStore {
         if !has_our_key(&table) {
             return Ok(());
         }
-        if time_to_live_problem(self.time_to_live(deadline).await.ok().flatten().as_ref()).is_some() {
+        if !self.expires(deadline).await {
             self.turn_on_expiry(deadline).await?;
         }
         if let Ok(false) = self.is_recoverable(deadline).await {
@@ -113,6 +114,16 @@ impl DynamoStore {
 
     /// What its description says of its use.
     fn judge(&self, table: &TableDescription, report: &mut Report) {
+        let region = self.client.config().region().map(AsRef::as_ref);
+        report.problems.extend(replication_problem(table, region));
+        if table.billing_mode_summary().and_then(|it| it.billing_mode()) != Some(&BillingMode::PayPerRequest) {
+            report.warnings.push("it is not on demand: beyond its provisioned capacity calls are refused".to_owned());
+        }
+        match table.deletion_protection_enabled() {
+            Some(true) => {}
+            Some(false) => report.warnings.push("deletion protection is off".to_owned()),
+            None => report.warnings.push("whether it is protected from deletion can't be told".to_owned()),
+        }
         if !has_our_key(table) {
             report.problems.push(format!("its key is not `{PARTITION}` and `{SORT}`, both text"));
         }
@@ -138,8 +149,8 @@ impl DynamoStore {
         let call = self.client.describe_table().table_name(&self.table.name);
         match self.ask(deadline, || call.clone().send()).await {
             Ok(output) => Ok(output.table),
-            Err(Unanswered::Code(code, _)) if code == "ResourceNotFoundException" => Ok(None),
-            Err(unanswered) => Err(unanswered.into()),
+            Err(Unanswered::Refused(answer)) if answer.code() == "ResourceNotFoundException" => Ok(None),
+            Err(unanswered) => Err(self.error(unanswered)),
         }
     }
 
@@ -163,10 +174,10 @@ impl DynamoStore {
         match self.ask(deadline, || call.clone().send()).await {
             Ok(output) => output.table_description.ok_or_else(|| TableError::Absent(self.place())),
             // A try before made it, or somebody else at the same time.
-            Err(Unanswered::Code(code, _)) if code == "ResourceInUseException" => {
+            Err(Unanswered::Refused(answer)) if answer.code() == "ResourceInUseException" => {
                 self.describe(deadline).await?.ok_or_else(|| TableError::Absent(self.place()))
             }
-            Err(unanswered) => Err(unanswered.into()),
+            Err(unanswered) => Err(self.error(unanswered)),
         }
     }
 
@@ -182,13 +193,13 @@ impl DynamoStore {
         Ok(table)
     }
 
-    async fn time_to_live(&self, deadline: Deadline) -> Result<Option<TimeToLiveDescription>, TableError> {
+    async fn time_to_live(&self, deadline: Deadline) -> Result<Option<TimeToLiveDescription>, Unanswered> {
         let call = self.client.describe_time_to_live().table_name(&self.table.name);
         let output = self.ask(deadline, || call.clone().send()).await?;
         Ok(output.time_to_live_description)
     }
 
-    async fn is_recoverable(&self, deadline: Deadline) -> Result<bool, TableError> {
+    async fn is_recoverable(&self, deadline: Deadline) -> Result<bool, Unanswered> {
         let call = self.client.describe_continuous_backups().table_name(&self.table.name);
         let output = self.ask(deadline, || call.clone().send()).await?;
         let found = output.continuous_backups_description;
@@ -201,7 +212,17 @@ impl DynamoStore {
         let wanted = TimeToLiveSpecification::builder().enabled(true).attribute_name(EXPIRES).build();
         let wanted = wanted.map_err(|error| TableError::Unavailable(error.to_string()))?;
         let call = self.client.update_time_to_live().table_name(&self.table.name).time_to_live_specification(wanted);
-        self.ask(deadline, || call.clone().send()).await.map(drop).map_err(TableError::from)
+        match self.ask(deadline, || call.clone().send()).await {
+            Ok(_) => Ok(()),
+            // What is on is refused: a try whose answer was lost did it, or somebody else at the same time.
+            Err(Unanswered::Refused(_)) if self.expires(deadline).await => Ok(()),
+            Err(unanswered) => Err(self.error(unanswered)),
+        }
+    }
+
+    async fn expires(&self, deadline: Deadline) -> bool {
+        let found = self.time_to_live(deadline).await;
+        found.is_ok_and(|found| time_to_live_problem(found.as_ref()).is_none())
     }
 
     /// A new table is not ready for it at once.
@@ -213,19 +234,29 @@ impl DynamoStore {
         loop {
             match self.ask(deadline, || call.clone().send()).await {
                 Ok(_) => return Ok(()),
-                Err(Unanswered::Code(code, _))
-                    if code == "ContinuousBackupsUnavailableException" && self.clock.left(deadline) > LOOK =>
+                Err(Unanswered::Refused(answer))
+                    if answer.code() == "ContinuousBackupsUnavailableException" && self.clock.left(deadline) > LOOK =>
                 {
                     sleep(LOOK).await;
                 }
-                Err(unanswered) => return Err(unanswered.into()),
+                Err(unanswered) => return Err(self.error(unanswered)),
             }
         }
     }
 
     async fn turn_on_protection(&self, deadline: Deadline) -> Result<(), TableError> {
         let call = self.client.update_table().table_name(&self.table.name).deletion_protection_enabled(true);
-        self.ask(deadline, || call.clone().send()).await.map(drop).map_err(TableError::from)
+        match self.ask(deadline, || call.clone().send()).await {
+            Ok(_) => Ok(()),
+            // As with expiry: a table that is being changed takes no second change.
+            Err(Unanswered::Refused(_)) if self.is_protected(deadline).await => Ok(()),
+            Err(unanswered) => Err(self.error(unanswered)),
+        }
+    }
+
+    async fn is_protected(&self, deadline: Deadline) -> bool {
+        let table = self.describe(deadline).await.ok().flatten();
+        table.and_then(|it| it.deletion_protection_enabled) == Some(true)
     }
 
     /// Asks until there is an answer, or the deadline.
@@ -236,38 +267,65 @@ impl DynamoStore {
             Output = Result<O, aws_sdk_dynamodb::error::SdkError<E, aws_sdk_dynamodb::config::http::HttpResponse>>,
         >,
     {
-        let mut tries = self.tries(deadline);
+        let mut tries = self.tries(deadline).patient();
+        let unreached = self.clock.deadline(UNREACHED);
         loop {
-            let trouble = match tries.once(|_| call()).await {
+            let (answer, trouble) = match tries.once(|_| call()).await {
                 Ok(output) => return Ok(output),
-                Err(Miss::Said(error, status)) if status < 500 => {
-                    let (code, answer) = (error.code().unwrap_or_default().to_owned(), Answer::of(&error));
-                    match Trouble::from(Miss::Said(error, status)) {
-                        Trouble::Refused(_) => return Err(Unanswered::Code(code, answer)),
-                        trouble => trouble,
-                    }
+                Err(Miss::Said(error, status)) => {
+                    (Some(Answer::of_table(&error)), Trouble::from(Miss::Said(error, status)))
                 }
-                Err(miss) => miss.into(),
+                Err(Miss::Silent(trouble)) => (None, trouble),
             };
+            let is_refusal = matches!(&trouble, Trouble::Refused(error) if !is_of_credentials(error));
+            if let Some(answer) = answer.filter(|_| is_refusal) {
+                return Err(Unanswered::Refused(answer));
+            }
+            if trouble.is_unreached() && self.clock.left(unreached).is_zero() {
+                return Err(Unanswered::Store(trouble.into()));
+            }
             tries.again(trouble).await.map_err(Unanswered::Store)?;
+        }
+    }
+
+    fn error(&self, unanswered: Unanswered) -> TableError {
+        let said = unanswered.to_string();
+        match unanswered {
+            Unanswered::Refused(_) => TableError::Refused(format!("{}: {said}", self.place())),
+            Unanswered::Store(error) if is_of_credentials(&error) => TableError::Credentials(said),
+            Unanswered::Store(_) => TableError::Unavailable(format!("{}: {said}", self.place())),
         }
     }
 }
 
 /// Why a question about the table has no answer.
 enum Unanswered {
-    Code(String, Answer),
+    Refused(Answer),
     Store(StoreError),
 }
 
-impl From<Unanswered> for TableError {
-    fn from(unanswered: Unanswered) -> Self {
-        Self::Unavailable(match unanswered {
-            Unanswered::Code(_, answer) => answer.to_string(),
-            Unanswered::Store(StoreError::Unavailable(cause)) => cause.to_string(),
-            Unanswered::Store(error) => error.to_string(),
-        })
+impl fmt::Display for Unanswered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(answer) => answer.fmt(f),
+            Self::Store(StoreError::Unavailable(cause)) => cause.fmt(f),
+            Self::Store(error) => error.fmt(f),
+        }
     }
+}
+
+fn is_of_credentials(error: &StoreError) -> bool {
+    matches!(error, StoreError::Unavailable(cause) if cause.is::<NoCredentials>())
+}
+
+/// Conditions and transactions hold within a region; what another one writes arrives later, and wins if it
+/// was written later.
+fn replication_problem(table: &TableDescription, region: Option<&str>) -> Option<String> {
+    let regions = table.replicas().iter().filter_map(|it| it.region_name());
+    let others: Vec<_> = regions.filter(|name| Some(*name) != region).collect();
+    let others = others.join(", ");
+    let problem = format!("it is replicated to other regions ({others}), where writes are not ordered with this one's");
+    (!table.replicas().is_empty()).then_some(problem)
 }
 
 fn built<T, E: std::error::Error>(parts: [Result<T, E>; 2]) -> Result<Option<Vec<T>>, TableError> {

@@ -21,7 +21,7 @@ use hyper_util::client::legacy::Error as Connection;
 use tokio::time::{sleep, timeout};
 
 use crate::{
-    aws::{ATTEMPT_TIMEOUT, OPERATION_TIMEOUT},
+    aws::{self, ATTEMPT_TIMEOUT, OPERATION_TIMEOUT},
     domain::clock::{Clock, Deadline, Entropy, random},
     store::StoreError,
 };
@@ -87,11 +87,33 @@ impl Trouble {
             // An earlier try of this very write is being decided.
             "TransactionInProgressException" => Self::Lost("the transaction is being decided".into()),
             "IdempotentParameterMismatchException" => Self::Refused(StoreError::Contract("a WriteId names one write")),
+            code if aws::is_of_credentials(code) => Self::refused(NoCredentials(Answer::of(error).to_string())),
             // Without a name it is no error of DynamoDB's, but of somebody between, or no error at all.
             "" => Self::Lost(Box::new(Answer::of(error))),
             _ if status >= 500 => Self::Lost(Box::new(Answer::of(error))),
-            _ => Self::Refused(StoreError::Unavailable(Box::new(Answer::of(error)))),
+            _ => Self::refused(Answer::of(error)),
         }
+    }
+
+    /// Whether there was nobody to send it to; who had no time for it has not learned that.
+    pub(super) fn is_unreached(&self) -> bool {
+        matches!(self, Self::NotSent(cause) if cause.is::<Silence>())
+    }
+
+    fn refused(cause: impl Error + Send + Sync + 'static) -> Self {
+        Self::Refused(StoreError::Unavailable(Box::new(cause)))
+    }
+}
+
+/// There are no credentials, or AWS does not take them: why, in one line.
+#[derive(Debug, thiserror::Error)]
+#[error("there are no good AWS credentials: {0}")]
+pub(super) struct NoCredentials(String);
+
+impl NoCredentials {
+    /// That this kept a call from being sent. What brings credentials tries again by itself.
+    fn behind(error: &(dyn Error + 'static)) -> Option<Self> {
+        aws::credentials_problem(error).map(Self)
     }
 }
 
@@ -105,10 +127,17 @@ pub(super) struct Answer {
 
 impl Answer {
     pub(super) fn of(error: &impl ProvideErrorMetadata) -> Self {
+        let whole = Self::of_table(error);
+        let is_of_items = whole.code == "ValidationException" || whole.code == "SerializationException";
+        Self { message: whole.message.filter(|_| !is_of_items), ..whole }
+    }
+    /// The answer to a call in which no items are.
+    pub(super) fn of_table(error: &impl ProvideErrorMetadata) -> Self {
         let code = error.code().unwrap_or("what can't be read").to_owned();
-        let is_of_items = code == "ValidationException" || code == "SerializationException";
-        let message = error.message().filter(|_| !is_of_items);
-        Self { message: message.map(|text| text.lines().next().unwrap_or_default().to_owned()), code }
+        Self { message: error.message().map(one_line), code }
+    }
+    pub(super) fn code(&self) -> &str {
+        &self.code
     }
 }
 
@@ -129,14 +158,24 @@ pub(super) struct Tries<'a> {
     entropy: &'a dyn Entropy,
     deadline: Deadline,
     failed: u32,
-    /// How long the next try may take; zero: there is no time for one.
-    patience: Duration,
+    /// The longest that the next try may take.
+    longest: Duration,
 }
 
 impl<'a> Tries<'a> {
     pub(super) fn new(clock: &'a dyn Clock, entropy: &'a dyn Entropy, deadline: Deadline) -> Self {
-        let patience = clock.left(deadline).min(ATTEMPT_TIMEOUT);
-        Self { clock, entropy, deadline, failed: 0, patience }
+        Self { clock, entropy, deadline, failed: 0, longest: ATTEMPT_TIMEOUT }
+    }
+
+    /// Those of a call that may be the first: credentials that are fetched for it may take longer than a
+    /// try, and are told about only when they have had their time.
+    pub(super) fn patient(self) -> Self {
+        Self { longest: OPERATION_TIMEOUT.saturating_add(ATTEMPT_TIMEOUT), ..self }
+    }
+
+    /// How long the next try may take; zero: there is no time for one.
+    fn patience(&self) -> Duration {
+        self.clock.left(self.deadline).min(self.longest)
     }
 
     /// Whether there is time for anything.
@@ -144,7 +183,7 @@ impl<'a> Tries<'a> {
     /// # Errors
     /// When the deadline has passed.
     pub(super) fn check(&self) -> Result<(), StoreError> {
-        if self.patience.is_zero() { Err(StoreError::Unavailable(too_late())) } else { Ok(()) }
+        if self.patience().is_zero() { Err(StoreError::Unavailable(too_late())) } else { Ok(()) }
     }
 
     /// Tries it once: `call` is given what notes whether it was sent.
@@ -153,17 +192,21 @@ impl<'a> Tries<'a> {
         E: Error + Send + Sync + 'static,
         F: Future<Output = Result<O, SdkError<E, HttpResponse>>>,
     {
-        if self.patience.is_zero() {
+        let patience = self.patience();
+        if patience.is_zero() {
             return Err(Miss::Silent(Trouble::NotSent(too_late())));
         }
         let sent = Sent::default();
-        match timeout(self.patience, call(sent.clone())).await {
+        match timeout(patience, call(sent.clone())).await {
             Ok(Ok(output)) => Ok(output),
             Ok(Err(SdkError::ServiceError(said))) => {
                 let status = said.raw().status().as_u16();
                 Err(Miss::Said(said.into_err(), status))
             }
             Ok(Err(error)) => {
+                if let Some(problem) = (!sent.is_sent()).then(|| NoCredentials::behind(&error)).flatten() {
+                    return Err(Miss::Silent(Trouble::refused(problem)));
+                }
                 let never = !sent.is_sent() || is_unconnected(&error);
                 let cause = Box::new(Silence(error.into_source().unwrap_or_else(|_| "no answer".into())));
                 Err(Miss::Silent(if never { Trouble::NotSent(cause) } else { Trouble::Lost(cause) }))
@@ -189,8 +232,8 @@ impl<'a> Tries<'a> {
         sleep(pause).await;
         // A try gets longer with each that failed: what is slow today would else never be answered.
         let longer = ATTEMPT_TIMEOUT.saturating_mul(doubled(self.failed)).min(OPERATION_TIMEOUT);
-        self.patience = self.clock.left(self.deadline).min(longer);
-        if self.patience.is_zero() { Err(trouble.into()) } else { Ok(()) }
+        self.longest = self.longest.max(longer);
+        if self.patience().is_zero() { Err(trouble.into()) } else { Ok(()) }
     }
 
     /// Half of it fixed, half of it by chance, so that those who met once don't meet again.
@@ -258,10 +301,10 @@ struct Silence(BoxError);
 
 impl fmt::Display for Silence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "AWS does not answer: {}", self.0)?;
-        let mut last = self.0.to_string();
+        let mut last = one_line(&self.0.to_string());
+        write!(f, "AWS does not answer: {last}")?;
         for cause in causes(&*self.0) {
-            let text = cause.to_string();
+            let text = one_line(&cause.to_string());
             if text != last {
                 write!(f, ": {text}")?;
             }
@@ -271,6 +314,10 @@ impl fmt::Display for Silence {
     }
 }
 impl Error for Silence {}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
 
 fn too_late() -> BoxError {
     "DynamoDB did not answer in time".into()

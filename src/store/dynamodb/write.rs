@@ -25,7 +25,7 @@ use aws_sdk_dynamodb::{
 
 use super::{
     DynamoStore,
-    item::{EXPIRES, MAC, Raw, SEALED, is_of, number, raw_item, raw_key, raw_parts, read_item, read_revision},
+    item::{EXPIRES, MAC, Raw, SEALED, is_of, number, raw, raw_item, raw_key, raw_parts, read_item, read_revision},
     tries::{Miss, Tries, Trouble},
 };
 use crate::{
@@ -211,13 +211,13 @@ fn demand(condition: Condition) -> (Option<String>, Option<Raw>) {
         Condition::Any => (None, None),
         Condition::Absent => (Some(ABSENT.to_owned()), None),
         Condition::Present => (Some(PRESENT.to_owned()), None),
-        Condition::Revision(n) => (Some(REVISION.to_owned()), Some(Raw::from([(":n".to_owned(), number(n))]))),
+        Condition::Revision(n) => (Some(REVISION.to_owned()), Some(raw([(":n".to_owned(), number(n))]))),
     }
 }
 
 /// What makes the item, whatever it was, `item` at its next revision.
 fn replacing(id: WriteId, item: &NewItem) -> (String, Raw) {
-    let mut values = Raw::from([(":zero".to_owned(), number(0)), (":one".to_owned(), number(1))]);
+    let mut values = raw([(":zero".to_owned(), number(0)), (":one".to_owned(), number(1))]);
     let mut expression = "SET rev = if_not_exists(rev, :zero) + :one".to_owned();
     for (name, value) in raw_parts(id, item) {
         expression.push_str(&format!(", {name} = :{name}"));

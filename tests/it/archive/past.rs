@@ -15,7 +15,6 @@ use ibyok::{
         audit::{Action, AuditDraft, Receipt},
         clock::{Clock, SystemClock, SystemEntropy, Timestamp},
         ids::OrgId,
-        principal::IdentityPattern,
     },
     repository::audit::{
         AuditLog, AuditSettings, AuditTasks,
@@ -27,11 +26,11 @@ use ibyok::{
         reader,
         verify::{Step, Verifier},
     },
-    server::{self, Sources, init::Init},
+    server::Sources,
 };
 
 use crate::{
-    harness::{ADMIN, Home, ORG, within},
+    harness::{Home, ORG, within},
     tamper::stock::{Opened, soon},
 };
 
@@ -66,14 +65,15 @@ pub type Receipts = Vec<(String, Receipt)>;
 /// A vault with so many retrievals on each of [`DAYS`] days, the last of them six days ago, and as
 /// many of today.
 pub async fn home(each: usize) -> (Home, Receipts) {
-    let home = Home::make();
+    filled(Home::make(), each).await
+}
+
+/// The same in a home that holds no vault yet.
+pub async fn filled(home: Home, each: usize) -> (Home, Receipts) {
     fs::create_dir(home.path().join("archive")).unwrap();
     let clock = Arc::new(Lagging(AtomicI64::new(0)));
     clock.by(DAYS + 5);
-    let init =
-        Init { org: OrgId::parse("org", ORG).unwrap(), admin: IdentityPattern::parse("identity", ADMIN).unwrap() };
-    let sources = Sources { clock: clock.clone(), ..Sources::default() };
-    server::init::init(&home.config(""), &init, &sources).await.unwrap();
+    home.init_by(&Sources { clock: clock.clone(), ..home.sources() }).await.unwrap();
 
     let opened = Opened::of(&home).await;
     let mut receipts = Vec::new();
@@ -92,7 +92,7 @@ pub async fn home(each: usize) -> (Home, Receipts) {
         log.close().await;
         tasks.tick().await.unwrap();
     }
-    opened.store.close().await.unwrap();
+    opened.close().await;
     (home, receipts)
 }
 
@@ -143,7 +143,7 @@ pub async fn check(home: &Home, receipts: &Receipts) -> (usize, Report) {
         assert!(in_files == 1 || in_files == 0 && event.is_some(), "{key}: {in_files} times in the archive");
         archived += in_files;
     }
-    opened.store.close().await.unwrap();
+    opened.close().await;
     (archived, report)
 }
 

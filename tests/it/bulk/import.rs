@@ -1,6 +1,8 @@
 //! What becomes of the items of an import: as of keys that are created one by one.
 
-use ibyok::grpc::pb;
+use std::time::Duration;
+
+use ibyok::{domain::clock::Clock as _, grpc::pb, repository::audit::AuditRecord};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
@@ -290,5 +292,29 @@ async fn the_client_imports_and_tells_what_became_of_each() {
     let refused = import.next().await.unwrap().unwrap().outcome.unwrap_err();
     assert_eq!(refused.field_violations()[0].field, "key_id");
     assert!(import.next().await.unwrap().is_none());
+    vault.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_is_recorded_with_its_own_time_and_not_that_of_the_stream() {
+    const LATER: Duration = Duration::from_secs(600);
+    let vault = Vault::start().await;
+    let admin = vault.admin().await;
+    let began = vault.clock.now();
+    let mut open = Open::new(&admin).await;
+    assert_eq!(status(&open.ask(item(new_key("k", 1))).await.unwrap().unwrap()), (0, ""));
+    vault.clock.advance(LATER);
+    let refused = open.ask(item(new_key("k", 2))).await.unwrap().unwrap();
+    assert_eq!(status(&refused), (Code::AlreadyExists as i32, "KEY_EXISTS"));
+    let recorded = within("the refusal's record", async {
+        loop {
+            let events = admin.audit_events(pb::ListAuditEventsRequest::default()).await;
+            if let Some(event) = events.into_iter().find(|event| event.reason == "KEY_EXISTS") {
+                break AuditRecord::read(&event.record).unwrap();
+            }
+        }
+    });
+    assert!(recorded.await.timestamp() >= began.plus(LATER));
+    drop(open);
     vault.stop().await;
 }

@@ -24,7 +24,7 @@ const ENVIRONMENT: &[(&str, &str)] = &[("RUST_LOG", "trace"), ("RUST_BACKTRACE",
 
 /// A vault that a child process serves, with every log line that there is.
 pub struct Server {
-    site: Arc<Site>,
+    pub site: Arc<Site>,
     process: Process,
 }
 
@@ -57,7 +57,7 @@ impl Server {
             environment,
             ..Runner::default()
         };
-        let site = Arc::new(Site::of(home, "vault.db", runner));
+        let site = Arc::new(Site::of(home, runner));
         Self { process: site.serve().await, site }
     }
 
@@ -93,18 +93,21 @@ impl Server {
         format!("/proc/{}/{name}", self.process.pid().as_raw_nonzero())
     }
 
-    /// Whether it has a connection open, as the system knows.
+    /// Whether it has a caller's connection open, as the system knows.
     pub fn has_connections(&self) -> bool {
         let sockets: Vec<_> = fs::read_dir(self.proc("fd"))
             .unwrap()
             .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
             .filter_map(|link| Some(link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned()))
             .collect();
-        // /proc/PID/net/tcp has every socket of the machine: state 0A is a listener's, the tenth
-        // column the inode.
+        // /proc/PID/net/tcp has every socket of the machine: the second column is its own address, state
+        // 0A is a listener's, the tenth column the inode.
+        let own = format!(":{:04X}", self.site.address.port());
         let table = fs::read_to_string(self.proc("net/tcp")).unwrap();
         let lines = table.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
-        lines.filter(|line| line[3] != "0A").any(|line| sockets.iter().any(|inode| inode == line[9]))
+        lines
+            .filter(|line| line[1].ends_with(&own) && line[3] != "0A")
+            .any(|line| sockets.iter().any(|inode| inode == line[9]))
     }
 
     /// What of `needles` lies in its memory: each with the place where it lies.

@@ -65,16 +65,25 @@ pub(crate) async fn store(name: &str, endpoint: String) -> DynamoStore {
 
 /// The same, by that clock.
 pub(crate) async fn store_by(name: &str, endpoint: String, clock: Arc<dyn Clock>) -> DynamoStore {
-    let table = TableSettings { name: name.to_owned(), kms_key: None };
+    store_of(TableSettings { name: name.to_owned(), kms_key: None }, endpoint, clock).await
+}
+
+/// Any table, made or not.
+pub(crate) async fn store_of(table: TableSettings, endpoint: String, clock: Arc<dyn Clock>) -> DynamoStore {
     DynamoStore::new(&sdk(endpoint).await, table, clock, Arc::new(SystemEntropy))
 }
 
 /// A new table, and its name.
 pub(crate) async fn table() -> (DynamoStore, String) {
     let name = name();
-    let store = store(&name, endpoint()).await;
+    (make(&name).await, name)
+}
+
+/// The table `name`; what is there stays.
+pub(crate) async fn make(name: &str) -> DynamoStore {
+    let store = store(name, endpoint()).await;
     store.create(SystemClock.deadline(Duration::from_secs(600))).await.unwrap();
-    (store, name)
+    store
 }
 
 fn start() -> Server {
@@ -83,9 +92,12 @@ fn start() -> Server {
     let complaint = String::from_utf8_lossy(&ensured.stderr);
     assert!(ensured.status.success(), "DynamoDB Local could not be installed: {complaint}");
     let home = PathBuf::from(String::from_utf8(ensured.stdout).unwrap().trim());
-    let log = Path::new(env!("CARGO_TARGET_TMPDIR")).join("dynamodb-local.log");
+    let scratch = env!("CARGO_TARGET_TMPDIR");
+    let log = Path::new(scratch).join("dynamodb-local.log");
     let mut child = Command::new("java")
         .args(["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx1g", "-Djava.library.path=lib"])
+        // It leaves a library there each time.
+        .arg(format!("-Djava.io.tmpdir={scratch}"))
         .args(["-cp", "classes:lib/*", "Local"])
         .current_dir(home)
         .stdin(Stdio::piped())

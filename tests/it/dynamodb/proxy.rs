@@ -12,8 +12,9 @@ use hyper::{Request, Response, body::Bytes, body::Incoming, service::service_fn}
 use hyper_util::rt::TokioIo;
 use serde_json::Value as Json;
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::watch,
+    task::JoinSet,
 };
 
 use super::local;
@@ -72,6 +73,8 @@ impl Gate {
 pub(crate) struct Came {
     pub(crate) operation: String,
     pub(crate) body: Json,
+    /// The body as it was sent.
+    pub(crate) bytes: Bytes,
 }
 
 /// What befalls requests by chance, each in so many of a thousand.
@@ -87,6 +90,8 @@ pub(crate) struct Weather {
 struct State {
     script: VecDeque<(&'static str, Fate)>,
     weather: Option<(Weather, Dice)>,
+    /// What befalls everything that the script says nothing of.
+    always: Option<Fate>,
     under_way: watch::Sender<usize>,
     came: Vec<Came>,
     /// How many requests that were held have been decided.
@@ -97,28 +102,54 @@ struct State {
 #[derive(Clone)]
 pub(crate) struct Proxy {
     state: Arc<Mutex<State>>,
+    /// Whether connections are accepted.
+    is_open: Arc<watch::Sender<bool>>,
     port: u16,
 }
 
 impl Proxy {
     pub(crate) async fn start() -> Self {
-        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let proxy = Self { state: Arc::default(), port: socket.local_addr().unwrap().port() };
-        let serving = proxy.clone();
-        tokio::spawn(async move {
-            while let Ok((connection, _)) = socket.accept().await {
-                let proxy = serving.clone();
-                let service = service_fn(move |request| {
-                    // In a task of its own: what arrives is decided, whoever has gone away.
-                    let decided = tokio::spawn(proxy.clone().decide(request));
-                    async move { decided.await.unwrap().ok_or("the connection ends") }
-                });
-                tokio::spawn(
-                    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(connection), service),
-                );
-            }
-        });
+        let socket = bound(0).listen(1_024).unwrap();
+        let port = socket.local_addr().unwrap().port();
+        let proxy = Self { state: Arc::default(), is_open: Arc::new(watch::Sender::new(true)), port };
+        tokio::spawn(proxy.clone().serve(socket));
         proxy
+    }
+
+    async fn serve(self, mut socket: TcpListener) {
+        let mut doors = self.is_open.subscribe();
+        loop {
+            let mut connections = JoinSet::new();
+            loop {
+                let accepted = tokio::select! {
+                    accepted = socket.accept() => accepted,
+                    shut = doors.wait_for(|is_open| !is_open) => match shut {
+                        Ok(_) => break,
+                        Err(_) => return,
+                    },
+                };
+                let Ok((connection, _)) = accepted else { return };
+                connections.spawn(self.clone().talk(connection));
+            }
+            // Whoever comes now is refused, and nobody else can have the port.
+            drop((connections, socket));
+            let taken = bound(self.port);
+            if doors.wait_for(|is_open| *is_open).await.is_err() {
+                return;
+            }
+            socket = taken.listen(1_024).unwrap();
+        }
+    }
+
+    async fn talk(self, connection: TcpStream) {
+        let service = service_fn(move |request| {
+            // In a task of its own: what arrives is decided, whoever has gone away.
+            let decided = tokio::spawn(self.clone().decide(request));
+            async move { decided.await.unwrap().ok_or("the connection ends") }
+        });
+        let served = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(connection), service);
+        // Who talks to a proxy that ends connections finds that they end.
+        let _ = served.await;
     }
 
     pub(crate) fn endpoint(&self) -> String {
@@ -133,6 +164,21 @@ impl Proxy {
     /// Passes everything on again.
     pub(crate) fn forget(&self) {
         self.state.lock().unwrap().script.clear();
+    }
+
+    /// Ends all connections, and refuses new ones.
+    pub(crate) fn shut(&self) {
+        self.is_open.send_replace(false);
+    }
+
+    /// Accepts connections again.
+    pub(crate) fn open(&self) {
+        self.is_open.send_replace(true);
+    }
+
+    /// From now on this befalls everything; None: everything passes.
+    pub(crate) fn always(&self, fate: Option<Fate>) {
+        self.state.lock().unwrap().always = fate;
     }
 
     /// From now on chance has a part in it.
@@ -213,9 +259,10 @@ impl Proxy {
         let json: Json = serde_json::from_slice(&body).unwrap();
         let fate = {
             let mut state = self.state.lock().unwrap();
-            state.came.push(Came { operation: operation.clone(), body: json.clone() });
+            state.came.push(Came { operation: operation.clone(), body: json.clone(), bytes: body.clone() });
             let at = state.script.iter().position(|(of, _)| *of == operation);
-            at.and_then(|at| state.script.remove(at)).map_or(chance, |(_, fate)| fate)
+            let scripted = at.and_then(|at| state.script.remove(at)).map(|(_, fate)| fate);
+            scripted.or_else(|| state.always.clone()).unwrap_or(chance)
         };
         let forward = || forward(Request::from_parts(head, Full::new(body)));
         match fate {
@@ -240,6 +287,13 @@ impl Proxy {
             Fate::AnswerBy(make) => Some(answer(200, &make(&json))),
         }
     }
+}
+
+fn bound(port: u16) -> TcpSocket {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_reuseaddr(true).unwrap();
+    socket.bind(([127, 0, 0, 1], port).into()).unwrap();
+    socket
 }
 
 async fn forward(request: Request<Full<Bytes>>) -> Response<Full<Bytes>> {

@@ -11,8 +11,8 @@ use ibyok::{
     store::dynamodb::TableError,
 };
 
-use super::{local, vault};
-use crate::harness::Home;
+use super::local;
+use crate::harness::{Home, Place};
 
 fn soon() -> Deadline {
     SystemClock.deadline(Duration::from_secs(600))
@@ -36,7 +36,12 @@ async fn make(name: &str, partition: (&str, ScalarAttributeType), sort: Option<&
     call.send().await.unwrap();
 }
 
-async fn expire_by(name: &str, attribute: &str) {
+/// One with the right key, and nothing else.
+pub(super) async fn make_bare(name: &str) {
+    make(name, ("pk", ScalarAttributeType::S), Some("sk")).await;
+}
+
+pub(super) async fn expire_by(name: &str, attribute: &str) {
     let on = TimeToLiveSpecification::builder().enabled(true).attribute_name(attribute).build().unwrap();
     local::client().await.update_time_to_live().table_name(name).time_to_live_specification(on).send().await.unwrap();
 }
@@ -72,7 +77,7 @@ async fn what_is_off_about_a_table_is_said() {
         assert_eq!(problems.len(), 2, "it is left as it is: {problems:?}");
     }
     let name = local::name();
-    make(&name, ("pk", text), Some("sk")).await;
+    make_bare(&name).await;
     let store = local::store(&name, local::endpoint()).await;
     let problems = store.inspect(soon()).await.unwrap().problems;
     assert_eq!(problems, ["its time to live is not on: expired items of attribute `exp` would stay"]);
@@ -84,7 +89,7 @@ async fn what_is_off_about_a_table_is_said() {
 #[tokio::test]
 async fn a_table_that_lacks_its_expiry_gets_it() {
     let name = local::name();
-    make(&name, ("pk", ScalarAttributeType::S), Some("sk")).await;
+    make_bare(&name).await;
     let store = local::store(&name, local::endpoint()).await;
     assert_eq!(store.inspect(soon()).await.unwrap().problems.len(), 1);
     store.create(soon()).await.unwrap();
@@ -94,7 +99,7 @@ async fn a_table_that_lacks_its_expiry_gets_it() {
 #[tokio::test]
 async fn a_server_refuses_a_table_in_one_line() {
     let refused = async |name: &str| {
-        let home = Home::make().on(vault::settings(name));
+        let home = Home::at(Place::table(name));
         let served = server::Opened::new(&home.config(""), &home.sources()).await;
         let (served, made) = (served.unwrap_err().to_string(), home.init().await.unwrap_err().to_string());
         assert_eq!(served, made);
@@ -107,7 +112,9 @@ async fn a_server_refuses_a_table_in_one_line() {
     assert!(text.contains("ibyok-server table create"), "{text}");
     make(&name, ("id", ScalarAttributeType::S), None).await;
     let text = refused(&name).await;
-    assert!(text.starts_with("store.table: its key is not `pk` and `sk`, both text; its time to live"), "{text}");
+    let begins =
+        format!("store.table: table {name} in eu-central-1: its key is not `pk` and `sk`, both text; its time to");
+    assert!(text.starts_with(&begins), "{text}");
     assert!(text.contains("ibyok-server table check"), "{text}");
 
     let store = local::store(&local::name(), "http://127.0.0.1:1".to_owned()).await;
@@ -119,32 +126,36 @@ async fn a_server_refuses_a_table_in_one_line() {
 #[tokio::test]
 async fn a_table_without_a_vault_asks_for_init() {
     let (_, name) = local::table().await;
-    let home = Home::make().on(vault::settings(&name));
+    let home = Home::at(Place::table(&name));
     let refused = server::Opened::new(&home.config(""), &home.sources()).await.unwrap_err();
     assert!(matches!(refused, ServerError::NotInitialised), "{refused}");
 }
 
 #[tokio::test]
 async fn the_command_makes_the_table_and_checks_it() {
-    let home = Home::make();
+    let home = Home::sqlite();
     let name = local::name();
     let config = home.path().join("server.toml");
     let tls = "tls = { cert = \"server.pem\", key = \"server.key\", client_ca = \"ca.pem\" }";
-    fs::write(&config, format!("{tls}\n{}\nkms = {{ key_file = \"master.keys\" }}\n", vault::settings(&name))).unwrap();
-    let run = |action: &str| {
+    fs::write(&config, format!("{tls}\n{}\nkms = {{ key_file = \"master.keys\" }}\n", Place::table(&name).setting()))
+        .unwrap();
+    let run = |words: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ibyok-server"));
-        command.args(["table", action, "--config"]).arg(&config);
+        command.args(words).arg("--config").arg(&config);
         command.env("AWS_ACCESS_KEY_ID", "ibyok").env("AWS_SECRET_ACCESS_KEY", "tests").output().unwrap()
     };
-    let checked = run("check");
+    let checked = run(&["table", "check"]);
     let said = String::from_utf8(checked.stderr).unwrap();
     assert_eq!(checked.status.code(), Some(1));
     assert!(said.starts_with(&format!("ibyok-server: store.table: there is no table {name} in ")), "{said}");
     for action in ["create", "check", "create"] {
-        let done = run(action);
+        let done = run(&["table", action]);
         let (out, errors) = (String::from_utf8(done.stdout).unwrap(), String::from_utf8(done.stderr).unwrap());
         assert!(done.status.success() && errors.is_empty(), "{out}{errors}");
-        assert!(out.lines().count() > 0 && out.lines().all(|line| line.starts_with("warning: ")), "{out}");
+        let begins = format!("warning: table {name} in eu-central-1: ");
+        assert!(out.lines().count() > 0 && out.lines().all(|line| line.starts_with(&begins)), "{out}");
     }
+    let checked = run(&["check"]);
+    assert_eq!((checked.stdout, checked.stderr), (b"OK\n".to_vec(), Vec::new()));
     local::client().await.delete_table().table_name(&name).send().await.ok();
 }

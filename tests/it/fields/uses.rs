@@ -36,6 +36,8 @@ async fn spend(caller: &Caller) -> usize {
     loop {
         match retrieve(caller, "openai").await {
             Ok(_) => spent += 1,
+            // On a table those whose callers went away still contend for the count.
+            Err(status) if reason(&status) == "STORE_UNAVAILABLE" => {}
             Err(status) => {
                 assert_eq!(reason(&status), "TOKEN_USED_UP", "{status:?}");
                 return spent;

@@ -177,7 +177,7 @@ async fn a_deleted_key_is_purged_with_a_record() {
     assert_eq!(value(&admin, "openai").await, openai("two"));
 
     let home = vault.stop().await;
-    let raw = crate::tamper::stock::Raw::open(home.path().join("vault.db"));
-    let versions = raw.rows().into_iter().filter(|row| row.sort.starts_with("V#")).count();
+    let raw = Raw::of(&home).await;
+    let versions = raw.rows().await.into_iter().filter(|row| row.sort.starts_with("V#")).count();
     assert_eq!(versions, 1, "nothing is left of the first one");
 }

@@ -14,16 +14,17 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use ibyok::grpc::pb;
+use ibyok::grpc::pb::{self, key_vault_client::KeyVaultClient};
+use tonic::Status;
 
-use super::{SERVERS, admins, serve, stop};
+use super::{admins, may_retry, patiently, retrying, serve, stop};
 use crate::{
     dice::Dice,
-    harness::{Caller, reason},
+    harness::{Caller, Carried},
 };
 
 const KEYS: usize = 2;
-const ROTATIONS: usize = 10;
+const ROTATIONS: u32 = 10;
 
 /// A logical time for the whole test: the order in which things were seen to happen.
 #[derive(Default)]
@@ -44,7 +45,7 @@ struct Event {
 }
 
 #[derive(Default)]
-struct History {
+pub struct History {
     writes: Vec<Event>,
     reads: Vec<Event>,
     receipts: BTreeSet<String>,
@@ -55,18 +56,21 @@ async fn versions_are_linearizable_through_all_servers_and_each_release_has_its_
     let mut dice = Dice::new();
     let vaults = serve(&mut dice).await;
     let callers = admins(&vaults).await;
-    let ticks = Arc::new(Ticks::default());
-    let histories = (0..KEYS).map(|n| one_key(format!("k{n}"), callers.clone(), Arc::clone(&ticks), dice.split()));
-    let histories = join_all(histories).await;
+    let players = Players::new(callers.clone(), may_retry);
+    let histories = (0..KEYS).map(|n| players.one_key(format!("k{n}"), |number| number > ROTATIONS, dice.split()));
+    assert_histories(join_all(histories).await, &callers[1]).await;
+    drop((players, callers));
+    stop(vaults).await;
+}
+
+/// Wants that each is a register's, and that the log has whatever was released.
+pub async fn assert_histories(histories: Vec<History>, caller: &Caller) {
     let mut recorded = BTreeSet::new();
     let filter = pb::AuditFilter { actions: vec!["key.retrieve".into()], ..Default::default() };
     let mut request = pb::ListAuditEventsRequest { filter: Some(filter), page_size: 200, ..Default::default() };
     loop {
-        let page = match callers[1].audit().list_audit_events(request.clone()).await {
-            Ok(page) => page.into_inner(),
-            Err(status) if reason(&status) == "STORE_UNAVAILABLE" => continue,
-            Err(status) => panic!("{status:?}"),
-        };
+        let page = patiently("a page", || async { caller.audit().list_audit_events(request.clone()).await }).await;
+        let page = page.unwrap().into_inner();
         recorded.extend(page.events.into_iter().map(|event| event.id));
         if page.next_page_token.is_empty() {
             break;
@@ -74,85 +78,114 @@ async fn versions_are_linearizable_through_all_servers_and_each_release_has_its_
         request.page_token = page.next_page_token;
     }
     for history in histories {
-        assert!(history.reads.len() > ROTATIONS, "too few reads to show anything");
+        assert!(history.reads.len() > history.writes.len(), "too few reads to show anything");
         history.assert_linearizable();
         let missing: Vec<_> = history.receipts.difference(&recorded).collect();
         assert!(missing.is_empty(), "released without a record: {missing:?}");
     }
-    drop(callers);
-    stop(vaults).await;
 }
 
-/// Rotates a key through one server after the other while every server is read.
-async fn one_key(id: String, callers: Vec<Caller>, ticks: Arc<Ticks>, mut dice: Dice) -> History {
-    let value = |number: u32| Some(pb::SecretValue { text: format!("sk-proj-{id}-{number:040}") });
-    let create = pb::CreateKeyRequest {
-        key_id: id.clone(),
-        provider: "openai".into(),
-        secret: value(1),
-        request_id: format!("{id}-create"),
-        ..Default::default()
-    };
-    while callers[0].keys().create_key(create.clone()).await.is_err() {}
-    let mut history = History::default();
-    let is_over = Arc::new(AtomicBool::new(false));
-    let readers = callers
-        .iter()
-        .map(|caller| tokio::spawn(read(caller.clone(), id.clone(), Arc::clone(&ticks), Arc::clone(&is_over))));
-    let readers: Vec<_> = readers.collect();
-    for number in 2..2 + u32::try_from(ROTATIONS).unwrap() {
-        let add = pb::AddKeyVersionRequest {
-            name: id.clone(),
-            secret: value(number),
-            request_id: format!("{id}-add-{number}"),
-            ..Default::default()
-        };
-        while callers[dice.below(SERVERS)].keys().add_key_version(add.clone()).await.is_err() {}
-        let promote = pb::PromoteKeyVersionRequest {
-            name: format!("{id}/versions/{number}"),
-            allow_unverified: true,
-            request_id: format!("{id}-promote-{number}"),
-            ..Default::default()
-        };
-        let began = ticks.next();
-        // An answer that was lost is asked for again, from any server: it happened once.
-        while callers[dice.below(SERVERS)].keys().promote_key_version(promote.clone()).await.is_err() {}
-        history.writes.push(Event { began, ended: ticks.next(), number });
-    }
-    is_over.store(true, Ordering::SeqCst);
-    for reader in readers {
-        let (reads, receipts) = reader.await.unwrap();
-        history.reads.extend(reads);
-        history.receipts.extend(receipts);
-    }
-    history
-}
-
-async fn read(
-    caller: Caller,
-    id: String,
+/// Those who rotate and read, at each server one.
+#[derive(Clone)]
+pub struct Players {
+    callers: Vec<Caller>,
+    /// After which refusals a call is made again.
+    may_retry: fn(&Status) -> bool,
     ticks: Arc<Ticks>,
-    is_over: Arc<AtomicBool>,
-) -> (Vec<Event>, BTreeSet<String>) {
-    let (mut reads, mut receipts) = (Vec::new(), BTreeSet::new());
-    while !is_over.load(Ordering::SeqCst) {
-        let began = ticks.next();
-        let request = pb::RetrieveKeyRequest { name: id.clone(), ..Default::default() };
-        let answer = match caller.keys().retrieve_key(request).await {
-            Ok(answer) => answer.into_inner(),
-            Err(status) => {
-                assert!(reason(&status).ends_with("_UNAVAILABLE"), "{status:?}");
-                continue;
-            }
-        };
-        let number = answer.key_version.rsplit('/').next().unwrap().parse().unwrap();
-        assert_eq!(answer.secret.unwrap().text, format!("sk-proj-{id}-{number:040}"), "the value is of its version");
-        reads.push(Event { began, ended: ticks.next(), number });
-        let receipt = answer.receipt.unwrap();
-        receipts.insert(format!("{}.{}", receipt.chain, receipt.sequence));
-    }
-    (reads, receipts)
 }
+
+impl Players {
+    pub fn new(callers: Vec<Caller>, may_retry: fn(&Status) -> bool) -> Self {
+        Self { callers, may_retry, ticks: Arc::default() }
+    }
+
+    /// Rotates a key through one server after the other while every server is read, until `is_over`
+    /// says so of its newest version.
+    pub async fn one_key(&self, id: String, is_over: impl Fn(u32) -> bool, mut dice: Dice) -> History {
+        let value = |number: u32| Some(pb::SecretValue { text: format!("sk-proj-{id}-{number:040}") });
+        let create = pb::CreateKeyRequest {
+            key_id: id.clone(),
+            provider: "openai".into(),
+            secret: value(1),
+            request_id: format!("{id}-create"),
+            ..Default::default()
+        };
+        self.anywhere("create", &mut dice, &create, async |mut keys, create| keys.create_key(create).await).await;
+        let reading_ends = Arc::new(AtomicBool::new(false));
+        let reader = |n| self.clone().read(n, id.clone(), Arc::clone(&reading_ends));
+        let readers: Vec<_> = (0..self.callers.len()).map(|n| tokio::spawn(reader(n))).collect();
+        let mut history = History::default();
+        for number in (2..).take_while(|number| !is_over(number - 1)) {
+            let add = pb::AddKeyVersionRequest {
+                name: id.clone(),
+                secret: value(number),
+                request_id: format!("{id}-add-{number}"),
+                ..Default::default()
+            };
+            self.anywhere("add", &mut dice, &add, async |mut keys, add| keys.add_key_version(add).await).await;
+            let promote = pb::PromoteKeyVersionRequest {
+                name: format!("{id}/versions/{number}"),
+                allow_unverified: true,
+                request_id: format!("{id}-promote-{number}"),
+                ..Default::default()
+            };
+            let began = self.ticks.next();
+            let promoted = async |mut keys: Keys, promote| keys.promote_key_version(promote).await;
+            self.anywhere("promote", &mut dice, &promote, promoted).await;
+            history.writes.push(Event { began, ended: self.ticks.next(), number });
+        }
+        reading_ends.store(true, Ordering::SeqCst);
+        for reader in readers {
+            let (reads, receipts) = reader.await.unwrap();
+            history.reads.extend(reads);
+            history.receipts.extend(receipts);
+        }
+        history
+    }
+
+    /// Asks any server; an answer that was lost is asked for again, from any: it happened once.
+    async fn anywhere<R: Clone, T>(
+        &self,
+        what: &str,
+        dice: &mut Dice,
+        request: &R,
+        call: impl AsyncFn(Keys, R) -> Result<T, Status>,
+    ) {
+        let asked = retrying(what, self.may_retry, || {
+            call(self.callers[dice.below(self.callers.len())].keys(), request.clone())
+        });
+        asked.await.unwrap_or_else(|status| panic!("{what}: {status:?}"));
+    }
+
+    async fn read(self, at: usize, id: String, ends: Arc<AtomicBool>) -> (Vec<Event>, BTreeSet<String>) {
+        let (mut reads, mut receipts) = (Vec::new(), BTreeSet::new());
+        while !ends.load(Ordering::SeqCst) {
+            let began = self.ticks.next();
+            let request = pb::RetrieveKeyRequest { name: id.clone(), ..Default::default() };
+            let answer = match self.callers[at].keys().retrieve_key(request).await {
+                Ok(answer) => answer.into_inner(),
+                Err(status) => {
+                    assert!((self.may_retry)(&status), "{status:?}");
+                    // Nobody may be there for a while.
+                    tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+                    continue;
+                }
+            };
+            let number = answer.key_version.rsplit('/').next().unwrap().parse().unwrap();
+            assert_eq!(
+                answer.secret.unwrap().text,
+                format!("sk-proj-{id}-{number:040}"),
+                "the value is of its version"
+            );
+            reads.push(Event { began, ended: self.ticks.next(), number });
+            let receipt = answer.receipt.unwrap();
+            receipts.insert(format!("{}.{}", receipt.chain, receipt.sequence));
+        }
+        (reads, receipts)
+    }
+}
+
+type Keys = KeyVaultClient<Carried>;
 
 impl History {
     fn assert_linearizable(&self) {

@@ -10,22 +10,6 @@ use super::{
 };
 use crate::harness::Caller;
 
-/// An attribute's text, changed so that the row is still readable.
-fn changed(row: &Row, from: &str, to: &str) -> Row {
-    assert_eq!(from.len(), to.len());
-    let at = row.attributes.windows(from.len()).position(|window| window == from.as_bytes()).unwrap();
-    let mut attributes = row.attributes.clone();
-    attributes[at..at + to.len()].copy_from_slice(to.as_bytes());
-    Row { attributes, ..row.clone() }
-}
-
-/// Changed so that the row is not even one of ours any more.
-fn broken(row: &Row) -> Row {
-    let mut attributes = row.attributes.clone();
-    attributes[0] ^= 0x80;
-    Row { attributes, ..row.clone() }
-}
-
 fn place(org: &str, key: &str) -> String {
     format!("O#{org}#K#{key}")
 }
@@ -53,21 +37,21 @@ async fn a_changed_key_is_refused_and_the_others_are_served() {
     rotate(&admin, "version", &openai("v3"), true).await;
     let home = vault.stop().await;
 
-    let raw = Raw::open(home.path().join("vault.db"));
-    let meta = |key: &str| raw.row(&place(ORG, key), "META");
-    raw.put(&changed(&meta("state"), "ACTIVE", "Active"));
-    raw.put(&broken(&meta("unreadable")));
-    let mut sealed = meta("value").sealed.unwrap();
+    let raw = Raw::of(&home).await;
+    let meta = async |key: &str| raw.row(&place(ORG, key), "META").await;
+    raw.put(&meta("state").await.changed("ACTIVE", "Active")).await;
+    raw.put(&meta("unreadable").await.broken()).await;
+    let mut sealed = meta("value").await.sealed.unwrap();
     *sealed.last_mut().unwrap() ^= 1;
-    raw.put(&Row { sealed: Some(sealed), ..meta("value") });
-    raw.put(&Row { partition: place(ORG, "moved"), ..meta("whole") });
-    raw.put(&Row { mac: None, ..meta("unsigned") });
-    raw.put(&broken(&raw.row(&format!("O#{ORG}#KEYS"), "openai#unlisted")));
-    let old = raw.row(&place(ORG, "version"), "V#00000001");
+    raw.put(&Row { sealed: Some(sealed), ..meta("value").await }).await;
+    raw.put(&Row { partition: place(ORG, "moved"), ..meta("whole").await }).await;
+    raw.put(&Row { mac: None, ..meta("unsigned").await }).await;
+    raw.put(&raw.row(&format!("O#{ORG}#KEYS"), "openai#unlisted").await.broken()).await;
+    let old = raw.row(&place(ORG, "version"), "V#00000001").await;
     let mut sealed = old.sealed.clone().unwrap();
     sealed[40] ^= 1;
-    raw.put(&Row { sealed: Some(sealed), ..old });
-    raw.put(&broken(&raw.row(&place(ORG, "version"), "V#00000002")));
+    raw.put(&Row { sealed: Some(sealed), ..old }).await;
+    raw.put(&raw.row(&place(ORG, "version"), "V#00000002").await.broken()).await;
     drop(raw);
 
     let vault = home.serve("").await;
@@ -113,17 +97,17 @@ async fn a_changed_token_is_refused_and_the_others_are_served() {
     let [whole, changed_one, unreadable, wider, absent, subjectless] = &callers[..] else { unreachable!() };
 
     // While it is served: with its next write the vault notices, and reads again what is there.
-    let raw = Raw::open(vault.dir.path().join("vault.db"));
-    let row = |caller: &Caller| raw.row(&token_place(caller), "META");
-    raw.put(&changed(&row(changed_one), "changed", "Changed"));
-    raw.put(&broken(&row(unreadable)));
-    raw.put(&changed(&row(wider), "keys:read", "keys:list"));
-    raw.delete(&token_place(absent), "META");
+    let raw = Raw::of(&vault.home()).await;
+    let row = async |caller: &Caller| raw.row(&token_place(caller), "META").await;
+    raw.put(&row(changed_one).await.changed("changed", "Changed")).await;
+    raw.put(&row(unreadable).await.broken()).await;
+    raw.put(&row(wider).await.changed("keys:read", "keys:list")).await;
+    raw.delete(&token_place(absent), "META").await;
     let subject = ibyok::repository::tokens::subject_key(
         &OrgId::parse("org", ORG).unwrap(),
         &ibyok::domain::ids::Subject::parse("subject", "subjectless").unwrap(),
     );
-    raw.delete(&subject.partition, &subject.sort);
+    raw.delete(&subject.partition, &subject.sort).await;
 
     retrieve(whole, "key").await.unwrap();
     let mut refusals = BTreeSet::new();
@@ -143,7 +127,7 @@ async fn a_changed_token_is_refused_and_the_others_are_served() {
 
     // An epoch that is gone refuses every token that looks at it.
     for copy in 0..16 {
-        raw.delete(&format!("O#{ORG}#E#{copy:x}"), "EPOCH");
+        raw.delete(&format!("O#{ORG}#E#{copy:x}"), "EPOCH").await;
     }
     // What this one reads is in the memory still, or no longer.
     let _ = retrieve(whole, "key").await;
@@ -167,18 +151,18 @@ async fn records_of_one_organization_are_none_of_another() {
     let vault = Vault::start().await;
     stock::fill(&vault).await;
     let home = vault.stop().await;
-    let raw = Raw::open(home.path().join("vault.db"));
+    let raw = Raw::of(&home).await;
     // The same id in both organizations: everything of the one put over the other.
     for sort in ["META", "V#00000001", "V#00000002", "V#00000003"] {
-        let row = raw.row(&place(stock::OTHER, "openai"), sort);
-        raw.put(&Row { partition: place(ORG, "openai"), ..row });
+        let row = raw.row(&place(stock::OTHER, "openai"), sort).await;
+        raw.put(&Row { partition: place(ORG, "openai"), ..row }).await;
     }
     // The binding of this organization's administrator, by which he would enter another one.
-    let binding = raw.rows().into_iter().find(|row| row.partition == format!("O#{ORG}#BIND")).unwrap();
-    raw.put(&Row { partition: format!("O#{}#BIND", stock::OTHER), sort: "planted".to_owned(), ..binding });
+    let binding = raw.rows().await.into_iter().find(|row| row.partition == format!("O#{ORG}#BIND")).unwrap();
+    raw.put(&Row { partition: format!("O#{}#BIND", stock::OTHER), sort: "planted".to_owned(), ..binding }).await;
     // An organization's record, of which only the name is in the listing then.
-    let org = raw.row(&format!("O#{ORG}"), "ORG");
-    raw.put(&Row { partition: format!("O#{}", stock::OTHER), ..org });
+    let org = raw.row(&format!("O#{ORG}"), "ORG").await;
+    raw.put(&Row { partition: format!("O#{}", stock::OTHER), ..org }).await;
     drop(raw);
 
     let vault = home.serve("").await;
@@ -211,14 +195,14 @@ async fn an_older_item_put_back_whole_is_found_by_the_log() {
     let admin = vault.admin().await;
     let created = create(&admin, "openai", &openai("a")).await;
     let home = vault.stop().await;
-    let older = Raw::open(home.path().join("vault.db")).row(&place(ORG, "openai"), "META");
+    let older = Raw::of(&home).await.row(&place(ORG, "openai"), "META").await;
 
     let vault = home.serve("").await;
     let admin = vault.admin().await;
     let disable = pb::DisableKeyRequest { name: "openai".to_owned(), ..Default::default() };
     admin.keys().disable_key(disable).await.unwrap();
     let home = vault.stop().await;
-    Raw::open(home.path().join("vault.db")).put(&older);
+    Raw::of(&home).await.put(&older).await;
 
     let vault = home.serve("").await;
     let admin = vault.admin().await;
@@ -243,23 +227,21 @@ async fn a_changed_audit_log_is_found() {
     let mut home = vault.stop().await;
     // The last batch of a chain, a batch's records, the order, a chain's end.
     for (kind, change) in [("B#", true), ("B#", false), ("P#", true), ("A#LOG", true), ("A#HEADS", true)] {
-        let raw = Raw::open(home.path().join("vault.db"));
+        let raw = Raw::of(&home).await;
         let is_one = |row: &&Row| row.sort.starts_with(kind) || row.partition.starts_with(kind);
-        let rows = raw.rows();
-        let row = rows.iter().filter(is_one).max_by_key(|row| row.attributes.len()).unwrap();
+        let rows = raw.rows().await;
+        let row = rows.iter().filter(is_one).max_by_key(|row| row.attributes.size()).unwrap();
         if change {
-            let mut attributes = row.attributes.clone();
-            *attributes.last_mut().unwrap() ^= 1;
-            raw.put(&Row { attributes, ..row.clone() });
+            raw.put(&row.spoiled()).await;
         } else {
-            raw.delete(&row.partition, &row.sort);
+            raw.delete(&row.partition, &row.sort).await;
         }
         drop(raw);
         let vault = home.serve("").await;
         let verdict = verdict(&vault).await;
         assert!(verdict.complete && !verdict.intact && !verdict.problem.is_empty(), "{kind} {change}: {verdict:?}");
         home = vault.stop().await;
-        Raw::open(home.path().join("vault.db")).put(row);
+        Raw::of(&home).await.put(row).await;
         let vault = home.serve("").await;
         let verdict = self::verdict(&vault).await;
         assert!(verdict.complete && verdict.intact, "{kind}: {verdict:?}");
@@ -284,9 +266,10 @@ async fn a_changed_key_of_the_vault_itself_refuses_the_start() {
     let vault = Vault::start().await;
     let mut home = vault.stop().await;
     for kind in ["INIT", "RECMAC#", "SIGN#", "PAGE#"] {
-        let raw = Raw::open(home.path().join("vault.db"));
-        let row = raw.rows().into_iter().find(|row| row.partition == "SYS" && row.sort.starts_with(kind)).unwrap();
-        let mut damaged = vec![broken(&row), Row { mac: None, ..row.clone() }, Row { revision: 9, ..row.clone() }];
+        let raw = Raw::of(&home).await;
+        let row =
+            raw.rows().await.into_iter().find(|row| row.partition == "SYS" && row.sort.starts_with(kind)).unwrap();
+        let mut damaged = vec![row.broken(), Row { mac: None, ..row.clone() }, Row { revision: 9, ..row.clone() }];
         if let Some(sealed) = &row.sealed {
             let mut sealed = sealed.clone();
             *sealed.last_mut().unwrap() ^= 1;
@@ -294,13 +277,13 @@ async fn a_changed_key_of_the_vault_itself_refuses_the_start() {
             damaged.push(Row { sealed: None, ..row.clone() });
         }
         for damaged in damaged {
-            raw.put(&damaged);
+            raw.put(&damaged).await;
             let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             let run = ibyok::server::run(home.config(""), socket, std::future::pending(), home.sources());
             let refused = run.await.unwrap_err();
             assert!(matches!(refused, ibyok::server::ServerError::Vault(_)), "{kind}: {refused}");
         }
-        raw.put(&row);
+        raw.put(&row).await;
     }
     home = home.serve("").await.stop().await;
     Opened::of(&home).await;

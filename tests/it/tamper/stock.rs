@@ -1,7 +1,7 @@
-//! A vault that holds some of everything, stopped; and its database, read and changed behind the
-//! vault's back.
+//! A vault that holds some of everything, stopped; and its database, through the vault's own store and
+//! behind the vault's back.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use ibyok::{
     domain::{
@@ -18,11 +18,11 @@ use ibyok::{
         records::Records,
     },
     service::{keyring::Keyring, sealing::Sealer},
-    store::{Item, ItemKey, ItemStore, Order, Query, SortRange, sqlite::SqliteStore},
+    store::{Item, ItemKey, Order, Query, SortRange},
 };
-use rusqlite::{Connection, OptionalExtension as _, params};
 
-use crate::harness::{Caller, Home, ORG, Vault, within};
+pub use super::raw::{Raw, Row};
+use crate::harness::{Caller, Home, Items, ORG, Vault, within};
 
 /// The second organization of the stock.
 pub const OTHER: &str = "other";
@@ -140,7 +140,7 @@ pub async fn until_used(caller: &Caller, key: &str) {
 
 /// A stopped vault's database: through the store as the vault has it, and raw.
 pub struct Opened {
-    pub store: Arc<SqliteStore>,
+    store: Items,
     pub records: Records,
     pub sealer: Sealer,
     pub raw: Raw,
@@ -148,15 +148,18 @@ pub struct Opened {
 
 impl Opened {
     pub async fn of(home: &Home) -> Self {
-        let path = home.path().join("vault.db");
-        let clock = Arc::new(SystemClock);
-        let store = Arc::new(SqliteStore::open_or_make(&path, clock.clone()).unwrap());
-        let entropy = Arc::new(SystemEntropy);
+        let (clock, entropy) = (Arc::new(SystemClock), Arc::new(SystemEntropy));
+        let store = home.items().await;
         let wrapper = LocalKeyWrapper::from_file(&home.path().join("master.keys"), entropy.clone()).unwrap();
         let sealer = Sealer::new(Arc::new(wrapper), entropy.clone());
-        let port: Arc<dyn ItemStore> = store.clone();
-        let keyring = Keyring::load(port.clone(), sealer.clone(), entropy, clock, soon()).await.unwrap().unwrap();
-        Self { store, records: Records::new(port, keyring.records()), sealer, raw: Raw::open(path) }
+        let keyring = Keyring::load(store.port(), sealer.clone(), entropy, clock, soon()).await.unwrap().unwrap();
+        let records = Records::new(store.port(), keyring.records());
+        Self { store, records, sealer, raw: Raw::of(home).await }
+    }
+
+    /// Lets go of it.
+    pub async fn close(self) {
+        self.store.close().await;
     }
 
     /// The item as the vault reads it, its MAC not looked at.
@@ -203,78 +206,4 @@ pub async fn archive(home: &Home, opened: &Opened) {
 
 pub fn soon() -> Deadline {
     SystemClock.deadline(Duration::from_secs(60))
-}
-
-/// One row of the table, byte for byte.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Row {
-    pub partition: String,
-    pub sort: String,
-    pub revision: i64,
-    pub expires: Option<i64>,
-    pub sealed: Option<Vec<u8>>,
-    pub mac: Option<Vec<u8>>,
-    pub attributes: Vec<u8>,
-}
-
-impl Row {
-    pub fn key(&self) -> ItemKey {
-        ItemKey::new(&self.partition, &self.sort)
-    }
-}
-
-/// The database's writer, who has no key: plain SQL on the vault's file.
-pub struct Raw(Connection);
-
-impl Raw {
-    pub fn open(path: PathBuf) -> Self {
-        let connection = Connection::open(path).unwrap();
-        connection.busy_timeout(Duration::from_secs(10)).unwrap();
-        // What this writer does need not outlive the machine.
-        connection.pragma_update(None, "synchronous", "OFF").unwrap();
-        Self(connection)
-    }
-
-    pub fn rows(&self) -> Vec<Row> {
-        let sql = "SELECT partition, sort, revision, expires, sealed, mac, attributes FROM items";
-        let mut statement = self.0.prepare(sql).unwrap();
-        let rows = statement.query_map((), row).unwrap();
-        rows.map(Result::unwrap).collect()
-    }
-
-    pub fn find(&self, partition: &str, sort: &str) -> Option<Row> {
-        let sql = "SELECT partition, sort, revision, expires, sealed, mac, attributes FROM items \
-                   WHERE partition = ?1 AND sort = ?2";
-        self.0.query_row(sql, (partition, sort), row).optional().unwrap()
-    }
-
-    /// The row, which must be there.
-    pub fn row(&self, partition: &str, sort: &str) -> Row {
-        self.find(partition, sort).unwrap_or_else(|| panic!("no item {partition} / {sort}"))
-    }
-
-    pub fn put(&self, row: &Row) {
-        let sql = "INSERT OR REPLACE INTO items (partition, sort, revision, expires, sealed, mac, attributes) \
-                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
-        let Row { partition, sort, revision, expires, sealed, mac, attributes } = row;
-        let values = params![partition, sort, revision, expires, sealed, mac, attributes];
-        self.0.prepare_cached(sql).unwrap().execute(values).unwrap();
-    }
-
-    pub fn delete(&self, partition: &str, sort: &str) {
-        let sql = "DELETE FROM items WHERE partition = ?1 AND sort = ?2";
-        assert_eq!(self.0.execute(sql, (partition, sort)).unwrap(), 1, "no item {partition} / {sort}");
-    }
-}
-
-fn row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
-    Ok(Row {
-        partition: row.get(0)?,
-        sort: row.get(1)?,
-        revision: row.get(2)?,
-        expires: row.get(3)?,
-        sealed: row.get(4)?,
-        mac: row.get(5)?,
-        attributes: row.get(6)?,
-    })
 }

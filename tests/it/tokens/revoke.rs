@@ -90,6 +90,7 @@ async fn by_time_all_of_the_organization_that_were_created_before() {
     let moment = vault.now();
     vault.clock.advance(span(10));
     let young = vault.token(&admin, "a", grants(&["keys:read", "tokens:revoke"])).await;
+    vault.clock.advance(span(20));
 
     let future = Revoke::IssuedBefore(vault.now().plus(span(60)));
     let refused = revoke(&vault, &admin, &future, "").await.unwrap_err();
@@ -109,6 +110,29 @@ async fn by_time_all_of_the_organization_that_were_created_before() {
     let earlier = Revoke::IssuedBefore(moment.minus(span(5)));
     assert_eq!(revoke(&vault, &young, &earlier, "").await.unwrap(), 0, "the time never moves back");
     assert_eq!(reason(replica.stands(&old).await), Reason::TokenRevoked);
+}
+
+/// A time by which the servers' clocks may not agree on what was before it.
+#[tokio::test]
+async fn by_a_time_just_now_all_that_were_issued_so_far() {
+    let vault = Vault::new().await;
+    let replica = vault.replica().await;
+    let admin = vault.admin().await;
+    let moment = vault.now();
+    vault.clock.advance(span(10));
+    let young = vault.token(&admin, "a", grants(&["keys:read"])).await;
+    vault.clock.advance(span(19));
+    let revoker = vault.admin().await;
+    let which = Revoke::IssuedBefore(moment);
+    assert_eq!(revoke(&vault, &revoker, &which, "r").await.unwrap(), 3);
+    for gone in [&admin, &young, &revoker] {
+        assert_eq!(reason(replica.stands(gone).await), Reason::TokenRevoked);
+    }
+    let again = revoke(&vault, &revoker, &which, "r").await;
+    assert_eq!(reason(again), Reason::TokenRevoked, "its own caller's, so there is no replay");
+    let fresh = vault.admin().await;
+    replica.stands(&fresh).await.unwrap();
+    assert_eq!(revoke(&vault, &fresh, &which, "").await.unwrap(), 1, "only what was live");
 }
 
 #[tokio::test]

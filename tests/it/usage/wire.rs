@@ -7,7 +7,7 @@ use tonic::Code;
 
 use crate::{
     harness::{Caller, Vault, reason, within},
-    tamper::stock::{Opened, create, openai, retrieve, until_used},
+    tamper::stock::{Raw, create, openai, retrieve, until_used},
 };
 
 async fn rows(caller: &Caller, request: &pb::GetUsageRequest) -> Vec<pb::get_usage_response::Row> {
@@ -67,9 +67,9 @@ async fn usage_and_consumers_through_the_door() {
     let home = vault.stop().await;
 
     // And what was lost is made anew.
-    let raw = Opened::of(&home).await.raw;
-    for row in raw.rows().iter().filter(|row| row.partition.contains("#U#")) {
-        raw.delete(&row.partition, &row.sort);
+    let raw = Raw::of(&home).await;
+    for row in raw.rows().await.iter().filter(|row| row.partition.contains("#U#")) {
+        raw.delete(&row.partition, &row.sort).await;
     }
     drop(raw);
     ibyok::server::rebuild::rebuild(&home.config(""), &home.sources()).await.unwrap();

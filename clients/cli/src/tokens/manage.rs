@@ -78,7 +78,8 @@ pub(crate) struct Revoke {
     /// All tokens of this subject
     #[arg(long, value_name = "NAME")]
     subject: Option<String>,
-    /// All tokens of the organization issued before this: RFC 3339, or how long ago
+    /// All tokens of the organization issued before this: RFC 3339, or how long ago (less than
+    /// 30 s: all that were issued until now)
     #[arg(long, value_name = "WHEN", value_parser = parse_when)]
     issued_before: Option<When>,
     /// Why: kept in the audit log

@@ -16,6 +16,8 @@ const DOMAIN: &str = "ibyok-client";
 pub(super) struct Failure {
     pub(super) code: Code,
     pub(super) retry_after: Option<Duration>,
+    /// What was said, for people.
+    pub(super) said: String,
 }
 
 impl Failure {
@@ -30,20 +32,31 @@ impl Failure {
             429 | 502 | 503 | 504 => Code::Unavailable,
             _ => Code::Unknown,
         };
-        Some(Self { code, retry_after: None })
+        Some(Self { code, retry_after: None, said: format!("HTTP status {}", status.as_u16()) })
     }
 
     /// The status at the end of an answer.
     pub(super) fn of_trailers(trailers: &HeaderMap) -> Option<Self> {
         let status = Status::from_header_map(trailers).filter(|status| status.code() != Code::Ok)?;
         let retry_after = status.get_error_details().retry_info().and_then(|retry| retry.retry_delay);
-        Some(Self { code: status.code(), retry_after })
+        Some(Self { retry_after, ..Self::of_status(&status) })
+    }
+
+    /// Of no answer at all.
+    pub(super) fn of_status(status: &Status) -> Self {
+        let reason = status.get_error_details().error_info().map(|info| format!(" ({})", info.reason));
+        let said = format!("{}{}", status.message(), reason.unwrap_or_default());
+        Self { code: status.code(), retry_after: None, said }
     }
 }
 
-/// The call's deadline passed.
-pub(super) fn deadline() -> Status {
-    with_reason(Code::DeadlineExceeded, "the deadline passed before the vault answered", reason::DEADLINE_EXCEEDED)
+/// The call's deadline passed. `before`: what the last attempt said, if there was one that ended.
+pub(super) fn deadline(before: Option<&str>) -> Status {
+    let mut message = "the deadline passed before the vault answered".to_owned();
+    if let Some(before) = before {
+        message = format!("{message} again; the try before failed: {before}");
+    }
+    with_reason(Code::DeadlineExceeded, message, reason::DEADLINE_EXCEEDED)
 }
 
 /// The connection failed in some way. All of them are UNAVAILABLE, whatever HTTP/2 called them: the
@@ -53,7 +66,7 @@ pub(super) fn connection(address: &str, error: &(dyn Error + 'static)) -> Status
     let mut is_tls = false;
     loop {
         if innermost.is::<tonic::TimeoutExpired>() {
-            return deadline();
+            return deadline(None);
         }
         // rustls reports what it refuses, and alerts of the other side, as invalid data.
         is_tls |= innermost.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::InvalidData);

@@ -91,7 +91,8 @@ where
                     let deadline = rules.deadline(method, entry, &parts.headers);
                     let message = collect(body).await?;
                     let message = request_id::filled(method.request_id_field, message)?;
-                    Call { channel, rules: &rules, method, entry, parts, message, deadline }.run().await
+                    let before = None;
+                    Call { channel, rules: &rules, method, entry, parts, message, deadline, before }.run().await
                 }
                 _ => {
                     let token = rules.token_for(parts.uri.path())?;
@@ -128,6 +129,8 @@ struct Call<'r, S> {
     parts: request::Parts,
     message: Bytes,
     deadline: Option<Instant>,
+    /// What the last attempt said that failed.
+    before: Option<String>,
 }
 
 impl<S> Call<'_, S>
@@ -136,10 +139,9 @@ where
     S::Error: Into<BoxError>,
 {
     async fn run(mut self) -> Result<Response<Body>, Status> {
-        match self.deadline {
-            None => self.attempts().await,
-            Some(deadline) => timeout_at(deadline, self.attempts()).await.unwrap_or_else(|_| Err(failure::deadline())),
-        }
+        let Some(deadline) = self.deadline else { return self.attempts().await };
+        let ended = timeout_at(deadline, self.attempts()).await;
+        ended.unwrap_or_else(|_| Err(failure::deadline(self.before.as_deref())))
     }
 
     async fn attempts(&mut self) -> Result<Response<Body>, Status> {
@@ -149,6 +151,9 @@ where
             let token = self.rules.token_for(self.method.path)?;
             let (answer, failure) = self.attempt(token.clone()).await;
             let Some(failure) = failure else { return answer };
+            if failure.code == Code::DeadlineExceeded && answer.is_err() {
+                return Err(failure::deadline(self.before.as_deref()));
+            }
             if failure.code == Code::Unauthenticated
                 && may_read_token_again
                 && token.is_some_and(|used| self.rules.token.has_other_than(&used))
@@ -159,6 +164,7 @@ where
             let policy = self.entry.and_then(|entry| entry.retry.as_ref());
             let wait = policy.and_then(|policy| policy.wait(number, failure.code, failure.retry_after, chance()));
             let Some(wait) = wait.filter(|wait| self.allows(*wait)) else { return answer };
+            self.before = Some(failure.said);
             sleep(wait).await;
             number += 1;
         }
@@ -199,7 +205,7 @@ where
 }
 
 fn failed(status: Status) -> (Result<Response<Body>, Status>, Option<Failure>) {
-    let failure = Failure { code: status.code(), retry_after: None };
+    let failure = Failure::of_status(&status);
     (Err(status), Some(failure))
 }
 

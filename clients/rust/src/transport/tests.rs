@@ -234,6 +234,16 @@ async fn an_answer_that_stalls_ends_at_the_deadline() {
     assert_eq!(error.code(), Some(Code::DeadlineExceeded));
     assert_eq!(error.reason(), Some(reason::DEADLINE_EXCEEDED));
     assert_eq!(start.elapsed(), Duration::from_secs(5));
+    assert!(!error.to_string().contains("before failed"), "{error}");
+
+    // What the vault said before is not forgotten over it.
+    let mut details = ErrorDetails::with_retry_info(Some(Duration::from_secs(1)));
+    details.set_error_info("STORE_UNAVAILABLE", "ibyok", HashMap::new());
+    let away = Status::with_error_details(Code::Unavailable, "the database does not answer", details);
+    let error = get_key(&Fake::answering([Answer::Status(away), Answer::Stall])).await.unwrap_err();
+    assert_eq!(error.code(), Some(Code::DeadlineExceeded));
+    let said = error.to_string();
+    assert!(said.contains("the try before failed: the database does not answer (STORE_UNAVAILABLE)"), "{said}");
 
     let start = Instant::now();
     let mut request = tonic::Request::new(pb::GetKeyRequest::default());

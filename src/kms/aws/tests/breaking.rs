@@ -108,3 +108,20 @@ async fn the_status_looks_for_itself() {
     assert!(kms.status(in_time()).await.is_err());
     assert_eq!(script.calls().len(), before + 1);
 }
+
+/// A source in a key store that is gone must not refuse the calls of the healthy key that all is to go to.
+#[tokio::test(start_paused = true)]
+async fn leaving_a_key_that_does_not_answer_breaks_nothing_for_the_key_to_go_to() {
+    let script = Script::new(|call| if call.body["SourceKeyId"] == KEY { Reply::Cut } else { Reply::Well });
+    let kms = adapter(&script);
+    let to = KmsKeyId(OTHER.to_owned());
+    for _ in 0..8 {
+        let refused = kms.rewrap(&wrapped(KEY), &context(), &to, in_time()).await;
+        assert!(matches!(refused, Err(KmsError::Unavailable(_))));
+    }
+    let (refused, took) = timed(kms.rewrap(&wrapped(KEY), &context(), &to, in_time())).await;
+    assert!(refused.is_err() && took.is_zero(), "this way is refused at once");
+    unwrap(&kms, OTHER).await.unwrap();
+    kms.generate_data_key(Some(&to), &context(), in_time()).await.unwrap();
+    kms.rewrap(&wrapped(OTHER), &context(), &to, in_time()).await.unwrap();
+}

@@ -30,7 +30,7 @@ impl ProvideCredentials for Source {
 
 fn adapter_as(script: &Script, source: Source) -> AwsKeyWrapper {
     let keys = Keys { primary: KmsKeyId(KEY.to_owned()), recovery: BTreeMap::new() };
-    let sdk = script.sdk_as(SharedCredentialsProvider::new(source));
+    let sdk = script.sdk_as(crate::aws::in_time(SharedCredentialsProvider::new(source)));
     AwsKeyWrapper::new(&sdk, keys, Arc::new(TokioClock)).unwrap()
 }
 
@@ -50,14 +50,25 @@ async fn missing_credentials_are_told_apart_from_a_kms_that_is_down() {
     }
 }
 
+/// However many wait for them at once, none is told that the KMS is silent, and no breaker opens.
 #[tokio::test(start_paused = true)]
 async fn credentials_that_never_come_hold_no_call() {
     let script = Script::new(|_| Reply::Well);
     let kms = adapter_as(&script, Source::Silent);
-    let (refused, took) = timed(unwrap(&kms, KEY)).await;
-    assert!(matches!(refused, Err(KmsError::Unavailable(_))) && took <= OPERATION_TIMEOUT);
     let (status, took) = timed(kms.status(in_time())).await;
-    assert!(status.is_err() && took <= OPERATION_TIMEOUT);
+    let line = "kms.kind: there are no good AWS credentials: credentials provider timed out after 2 seconds";
+    assert_eq!(status.unwrap_err(), line);
+    assert!(took <= OPERATION_TIMEOUT);
+    for _ in 0..2 {
+        let calls = (0..10).map(|_| unwrap(&kms, KEY));
+        let (refused, took) = timed(futures_util::future::join_all(calls)).await;
+        assert!(took <= OPERATION_TIMEOUT, "{took:?}");
+        for refused in refused {
+            let KmsError::Unavailable(cause) = refused.unwrap_err() else { panic!() };
+            assert!(cause.to_string().contains("credentials"), "{cause}");
+        }
+    }
+    assert!(script.calls().is_empty());
 }
 
 #[tokio::test(start_paused = true)]

@@ -13,8 +13,7 @@ fn without(absent: &'static [&'static str]) -> Script {
 }
 
 fn called(script: &Script) -> Vec<(String, String)> {
-    let key = |call: &Call| call.body["KeyId"].as_str().unwrap().to_owned();
-    script.calls().iter().map(|call| (call.region.clone(), key(call))).collect()
+    called_after(script, 0)
 }
 
 fn pair(region: &str, key: &str) -> (String, String) {
@@ -107,7 +106,7 @@ async fn without_a_replica_here_the_key_is_called_where_it_is_and_that_is_rememb
 #[tokio::test(start_paused = true)]
 async fn a_replica_that_is_disabled_or_rejects_is_the_answer() {
     for (code, is_expected) in [
-        ("DisabledException", (|error| matches!(error, KmsError::KeyDisabled)) as fn(KmsError) -> bool),
+        ("DisabledException", (|error| matches!(error, KmsError::KeyDisabled(_))) as fn(KmsError) -> bool),
         ("InvalidCiphertextException", |error| matches!(error, KmsError::Rejected)),
         ("ThrottlingException", |error| matches!(error, KmsError::Throttled { .. })),
     ] {
@@ -148,6 +147,43 @@ async fn re_encryption_crosses_no_regions_but_by_a_replica() {
     assert_eq!((call.region.as_str(), keys), ("us-east-1", (&json!(AWAY), &json!(AWAY_MULTI))));
 }
 
+/// That the source is not there says nothing about where the target is.
+#[tokio::test(start_paused = true)]
+async fn a_source_that_is_missing_leaves_the_replica_of_the_target_known() {
+    let script = Script::new(|call| match call.operation.as_str() {
+        "ReEncrypt" => Reply::Error("NotFoundException"),
+        _ => Reply::Well,
+    });
+    let kms = adapter(&script);
+    let to = KmsKeyId(AWAY_MULTI.to_owned());
+    assert!(kms.rewrap(&wrapped(KEY), &context(), &to, in_time()).await.is_err());
+    let before = script.calls().len();
+    unwrap(&kms, AWAY_MULTI).await.unwrap();
+    assert_eq!(called_after(&script, before), [pair(HOME, HOME_MULTI)]);
+}
+
+fn called_after(script: &Script, before: usize) -> Vec<(String, String)> {
+    let key = |call: &Call| call.body["KeyId"].as_str().unwrap().to_owned();
+    script.calls()[before..].iter().map(|call| (call.region.clone(), key(call))).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn fips_and_dual_stack_endpoints_are_those_that_are_called() {
+    for (fips, dual_stack, hosts) in [
+        (true, false, ["kms-fips.eu-west-1.amazonaws.com", "kms-fips.us-east-1.amazonaws.com"]),
+        (false, true, ["kms.eu-west-1.api.aws", "kms.us-east-1.api.aws"]),
+        (true, true, ["kms-fips.eu-west-1.api.aws", "kms-fips.us-east-1.api.aws"]),
+    ] {
+        let script = Script::new(|_| Reply::Well);
+        let sdk = script.sdk().into_builder().use_fips(fips).use_dual_stack(dual_stack).build();
+        let keys = Keys { primary: KmsKeyId(KEY.to_owned()), recovery: [("us-east-1".to_owned(), None)].into() };
+        let kms = AwsKeyWrapper::new(&sdk, keys, Arc::new(TokioClock)).unwrap();
+        unwrap(&kms, KEY).await.unwrap();
+        unwrap(&kms, AWAY).await.unwrap();
+        assert_eq!(script.calls().into_iter().map(|call| call.host).collect::<Vec<_>>(), hosts);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_no_kms_of_aws_wrapped_is_refused_without_a_call() {
     let script = Script::new(|_| Reply::Well);
@@ -161,6 +197,15 @@ async fn what_no_kms_of_aws_wrapped_is_refused_without_a_call() {
         assert!(matches!(kms.unwrap(&odd, &context(), in_time()).await, Err(KmsError::Rejected)), "{length}");
     }
     assert!(script.calls().is_empty());
+}
+
+#[tokio::test]
+async fn the_region_of_the_primary_is_none_to_recover_from() {
+    let script = Script::new(|_| Reply::Well);
+    let keys = Keys { primary: KmsKeyId("alias/vault".to_owned()), recovery: [(HOME.to_owned(), None)].into() };
+    let unfit = AwsKeyWrapper::new(&script.sdk(), keys, Arc::new(TokioClock)).unwrap_err();
+    let line = "kms.recovery_regions: must be other regions than that of the primary, eu-west-1";
+    assert_eq!(unfit.to_string(), line);
 }
 
 #[tokio::test]

@@ -24,7 +24,7 @@ use crate::{
     repository::{
         audit::{
             AuditLog, AuditRecord, Commit,
-            batch::{Batch, batch_key},
+            batch::{BATCH_BYTES_MAX, Batch, batch_key},
             heads::Head,
             index::{self, IndexState},
             log::{self, Entry, LogRow, SEGMENT_POSITIONS, read_sound, run_key},
@@ -42,6 +42,11 @@ const FILE_CHAINS_MAX: usize = 1_000;
 const AT_ONCE: usize = 16;
 /// Items that one write deletes; the lease and the state go with them.
 const DELETES: usize = 90;
+/// Bytes of the items that one write deletes, about: a database may count each deletion as a write of
+/// what was there.
+const DELETE_BYTES: usize = BATCH_BYTES_MAX;
+/// About how large an item is that leads to a batch.
+const SMALL: usize = 1_024;
 /// About how large a record is in a file, and a batch without its records, in bytes: for a first look
 /// whether there is room. Room is looked after while the file is written, too.
 const TYPICAL_BYTES: (u64, u64) = (1_024, 512);
@@ -327,7 +332,7 @@ impl Archiver {
         let records = &self.lanes().records;
         // Before the last row goes: then this is not come back to.
         let ended = last_root(records, self.deadline()).await?.map(|root| root.ended).unwrap_or_default();
-        self.delete_all(ended.keys().map(Head::key), fence).await?;
+        self.delete_all(ended.keys().map(|chain| (Head::key(chain), SMALL)).collect(), fence).await?;
         while state.deleted < state.floor {
             let row = log::rows(records, state.deleted, 1, self.deadline()).await?.into_iter().next();
             let row = row.filter(|row| row.position < state.floor);
@@ -346,27 +351,35 @@ impl Archiver {
     /// Deletes what hangs on `row`: first what its batches lead to, then they themselves.
     async fn delete_row(&self, row: &LogRow, fence: Option<&Action>) -> Result<(), Failure> {
         let places: Vec<_> = row.batches().collect();
-        let mut orgs = BTreeSet::new();
+        let (mut orgs, mut batches) = (BTreeSet::new(), Vec::with_capacity(places.len()));
         for some in places.chunks(AT_ONCE) {
             let keys: Vec<ItemKey> = some.iter().map(|(_, chain, number, ..)| batch_key(chain, *number)).collect();
             let items = self.lanes().records.get_each(&keys, self.deadline()).await?;
             let mut rows = Vec::new();
-            for ((position, ..), item) in some.iter().zip(items) {
+            for (((position, ..), key), item) in some.iter().zip(keys).zip(items) {
                 // One that is gone was deleted after its rows; one that can't be read leaves its
                 // rows behind, which lead nowhere.
-                let Some(batch) = item.ok().flatten().and_then(Batch::read) else { continue };
+                let batch = match item {
+                    Ok(None) => continue,
+                    Ok(Some(item)) => Batch::read(item),
+                    Err(_) => None,
+                };
+                let Some(batch) = batch else {
+                    batches.push((key, BATCH_BYTES_MAX));
+                    continue;
+                };
+                batches.push((key, SMALL + batch.records.iter().map(Vec::len).sum::<usize>()));
                 let entry = Entry { position: *position, time: row.time, batch: Arc::new(batch) };
                 for (org, key) in index::row_keys(&entry) {
                     orgs.insert(org);
-                    rows.push(key);
+                    rows.push((key, SMALL));
                 }
             }
             self.delete_all(rows, fence).await?;
         }
         self.delete_empty_days(&orgs, row.time, fence).await?;
-        let batches = places.iter().map(|(_, chain, number, ..)| batch_key(chain, *number));
-        let runs = row.runs.iter().map(|run| run_key(&run.chain, run.first));
-        self.delete_all(batches.chain(runs), fence).await
+        batches.extend(row.runs.iter().map(|run| (run_key(&run.chain, run.first), SMALL)));
+        self.delete_all(batches, fence).await
     }
 
     /// Takes the day of `time` out of the listings of those organizations that have no row of it any
@@ -383,16 +396,25 @@ impl Archiver {
             let records = &self.lanes().records;
             let (rows, _) = index::rows(records, org, day, Order::Ascending, None, 1, self.deadline()).await?;
             if rows.is_empty() {
-                empty.push(index::day_key(org, day));
+                empty.push((index::day_key(org, day), SMALL));
             }
         }
         self.delete_all(empty, fence).await
     }
 
-    async fn delete_all(&self, keys: impl IntoIterator<Item = ItemKey>, fence: Option<&Action>) -> Result<(), Failure> {
-        let deletes: Vec<_> = keys.into_iter().map(|key| Action::Delete(key, Condition::Any)).collect();
-        for some in deletes.chunks(DELETES) {
-            self.commit(some.to_vec(), fence).await?;
+    /// Deletes items, of each of which it is known how many bytes it has, about.
+    async fn delete_all(&self, items: Vec<(ItemKey, usize)>, fence: Option<&Action>) -> Result<(), Failure> {
+        let (mut deletes, mut bytes) = (Vec::new(), 0);
+        for (key, size) in items {
+            if deletes.len() == DELETES || !deletes.is_empty() && bytes + size > DELETE_BYTES {
+                self.commit(std::mem::take(&mut deletes), fence).await?;
+                bytes = 0;
+            }
+            deletes.push(Action::Delete(key, Condition::Any));
+            bytes += size;
+        }
+        if !deletes.is_empty() {
+            self.commit(deletes, fence).await?;
         }
         Ok(())
     }

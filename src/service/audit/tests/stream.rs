@@ -26,6 +26,8 @@ async fn append(world: &World, id: &str, count: usize) {
 async fn what_is_sent_ends_where_the_index_did_and_is_gone_on_from_there() {
     let world = World::new().await;
     append(&world, "acme", 60).await;
+    // A lane that was idle for so long seals its chain first.
+    let seal = 61;
     world.clock.advance(Duration::from_secs(86_400));
     append(&world, "acme", 3).await;
     let (answers, mut answered) = mpsc::channel(100);
@@ -39,9 +41,9 @@ async fn what_is_sent_ends_where_the_index_did_and_is_gone_on_from_there() {
     };
     let mut at = Cursor::from_start(None, 1);
     // The second day is listed all the time, and not all of the first one was sent.
-    for (from, until) in [(1, 30), (30, 30), (30, 58), (58, 64)] {
+    for (from, until) in [(1, 30), (30, 30), (30, 58), (58, 65)] {
         assert_eq!(pump.send_until(&mut at, until).await.unwrap(), from < until);
-        assert_eq!(positions(), Vec::from_iter(from..until));
+        assert_eq!(positions(), Vec::from_iter((from..until).filter(|position| *position != seal)));
     }
 }
 

@@ -57,6 +57,30 @@ async fn a_lost_answer_of_a_transaction_is_found_to_have_committed() {
     assert!(came.iter().all(|it| it.body["ClientRequestToken"] == came[0].body["ClientRequestToken"]));
 }
 
+/// DynamoDB refuses a token that comes with something else, and does not say what is the same to it.
+#[tokio::test]
+async fn a_transaction_is_tried_again_to_the_byte() {
+    let ways = Ways::open().await;
+    let attributes = |depth: i64| (0..12).map(move |n| (format!("name-{depth}-{n}"), Value::Int(n)));
+    let many = || attributes(0).chain([("map".to_owned(), Value::Map(attributes(1).collect()))]).collect();
+    let whole = |sort| NewItem {
+        expires: Some(Timestamp::from_seconds(4_000_000_000)),
+        sealed: Some(vec![1; 20]),
+        mac: Some(vec![2; 20]),
+        ..NewItem::new(at(sort), many())
+    };
+    let actions = vec![
+        Action::Put(whole("new"), Condition::Absent),
+        Action::Put(whole("any"), Condition::Any),
+        check(&at("absent"), Condition::Absent),
+    ];
+    ways.proxy.next("TransactWriteItems", [Fate::LoseReply, Fate::LoseRequest, Fate::LoseReply]);
+    assert_eq!(ways.write(actions).await.unwrap(), Written::Committed);
+    let came = ways.proxy.came();
+    assert_eq!(came.len(), 4);
+    assert!(came.iter().all(|it| it.bytes == came[0].bytes), "{came:#?}");
+}
+
 #[tokio::test]
 async fn a_lost_request_is_sent_again() {
     let ways = Ways::open().await;

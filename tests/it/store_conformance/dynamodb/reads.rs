@@ -163,3 +163,20 @@ async fn a_page_that_is_short_is_filled() {
     assert_eq!((page.items.len(), page.next), (4, None));
     assert_eq!(ways.proxy.operations().len(), 1);
 }
+
+/// Each of its short answers comes in time; all of them together do not.
+#[tokio::test]
+async fn a_page_of_many_short_answers_ends_by_its_deadline() {
+    let ways = Ways::open().await;
+    ways.other.commit(vec![put(&at("b"), 1, Condition::Absent)]).await;
+    let gate = Gate::new();
+    ways.proxy.next("Query", [Fate::AnswerBy(empty), Fate::AnswerBy(empty), Fate::HoldRequest(gate.clone())]);
+    let page = ways.until(gate.holds_one(), ways.store.query(every("p"), soon())).await;
+    assert!(matches!(page, Err(StoreError::Unavailable(_))), "{page:?}");
+    gate.open();
+
+    ways.proxy.next("Query", vec![Fate::AnswerBy(empty); 1_000]);
+    ways.proxy.came();
+    let page = ways.until(ways.proxy.has_come(3), ways.store.query(every("p"), soon())).await;
+    assert!(matches!(page, Err(StoreError::Unavailable(_))), "{page:?}");
+}

@@ -66,10 +66,15 @@ async fn without_credentials_nothing_is_sent() {
 async fn a_refusal_is_told_at_once_and_in_one_line() {
     let ways = Ways::open().await;
     for (actions, operation) in [(one(), "PutItem"), (two(), "TransactWriteItems")] {
-        for name in ["AccessDeniedException", "UnrecognizedClientException", "ExpiredTokenException"] {
+        let of_credentials = "there are no good AWS credentials: ";
+        for (name, begins) in [
+            ("AccessDeniedException", ""),
+            ("UnrecognizedClientException", of_credentials),
+            ("ExpiredTokenException", of_credentials),
+        ] {
             ways.proxy.next(operation, [Fate::error(400, name)]);
             let text = said(ways.write(actions.clone()).await);
-            assert_eq!(text, format!("AWS answers {name}: the proxy says so"));
+            assert_eq!(text, format!("{begins}AWS answers {name}: the proxy says so"));
             assert_eq!(ways.proxy.operations().len(), 1, "{name}");
         }
     }

@@ -1,4 +1,4 @@
-//! A file says nothing that can't be: how far each number may go, and no further.
+//! A file says nothing that can't be: how far each number may go, and no further; nor is more deleted at once.
 
 use super::*;
 use crate::{
@@ -91,4 +91,21 @@ fn records_are_as_long_as_may_be_alone_and_together() {
     assert_eq!(of(&together), None);
     together.push(1);
     assert_eq!(of(&together), too_long);
+}
+
+#[tokio::test]
+async fn large_batches_are_deleted_a_few_at_a_time() {
+    let world = World::new();
+    let log = world.boot().await;
+    for _ in 0..6 {
+        let drafts =
+            (0..40).map(|n| AuditDraft { purpose: "p".repeat(2_000), ..world.draft("acme", &format!("k{n}")) });
+        log.append_all(drafts.collect(), soon()).await.unwrap();
+    }
+    world.order(&log).await;
+    world.clock.advance(DAY * 4);
+    world.write(&log, "acme", 1).await;
+    assert_eq!(world.archive(&log).await.unwrap(), 1);
+    let most = world.store.deleted_most.load(std::sync::atomic::Ordering::SeqCst);
+    assert!((1..=BATCH_BYTES_MAX).contains(&most), "{most} bytes in one write");
 }

@@ -13,10 +13,11 @@ use crate::{
     domain::clock::{Clock, SystemEntropy},
     repository::{
         audit::{
-            AuditTasks,
+            AuditDraft, AuditTasks,
             archive::offline::{all_roots, verify},
-            batch::{Batch, batch_item, batch_key, place},
+            batch::{Batch, ChainId, batch_item, batch_key, place},
             heads::Head,
+            reader,
             testing::{org, records, soon},
             tree,
         },
@@ -123,27 +124,34 @@ async fn the_removal_is_recorded() {
 }
 
 #[tokio::test]
-async fn an_open_chain_of_which_all_has_left_goes_on_and_is_sealed_by_the_next_boot() {
+async fn an_open_chain_of_which_a_part_has_left_goes_on_and_one_of_which_all_has_is_sealed_by_the_next_boot() {
     let world = World::new();
     let dying = world.boot().await;
     let first = world.append(&dying, "acme", "k1").await;
+    let mut last = first.clone();
+    for _ in 0..12 {
+        world.order(&dying).await;
+        world.clock.advance(DAY / 3);
+        last = world.append(&dying, "acme", "k2").await;
+    }
     world.order(&dying).await;
-    world.clock.advance(DAY * 4);
     let mover = world.boot_without_sealing();
-    assert_eq!(world.archive_only(&mover, DAY).await.unwrap(), 1);
+    assert!(world.archive_only(&mover, DAY).await.unwrap() > 0);
     let chain = ChainId::parse(&first.chain).unwrap();
-    assert!(world.is_in_files(&first));
+    assert!(world.is_in_files(&first) && !world.is_in_files(&last));
     // The same boot goes on with the chain.
-    let second = world.append(&dying, "acme", "k2").await;
-    assert_eq!((second.chain.as_str(), place(second.sequence).0), (first.chain.as_str(), 2));
+    assert_eq!((last.chain.as_str(), place(last.sequence).0), (first.chain.as_str(), 13));
+    let last = world.append(&dying, "acme", "k3").await;
+    assert_eq!((last.chain.as_str(), place(last.sequence).0), (first.chain.as_str(), 14));
     world.assert_whole().await;
     world.order(&dying).await;
     world.clock.advance(DAY * 4);
-    assert_eq!(world.archive_only(&mover, DAY).await.unwrap(), 1);
+    assert!(world.archive_only(&mover, DAY).await.unwrap() > 0);
+    assert!(world.is_in_files(&last));
     world.assert_whole().await;
     // It dies; the next one seals a chain that has no batch any more.
     let next = world.boot().await;
-    let seal = batch_key(&chain, 3);
+    let seal = batch_key(&chain, 15);
     assert!(world.store.tamper(|items| items.contains_key(&seal)));
     world.assert_whole().await;
     world.clock.advance(DAY * 4);
@@ -418,10 +426,7 @@ async fn a_rebuild_keeps_what_rows_say_of_archived_times() {
     assert!(told > 0);
     world.archive(&log).await.unwrap();
     // A record of that day that was written late: the log still has it.
-    let late = crate::domain::audit::AuditDraft {
-        time: old,
-        ..crate::repository::audit::testing::draft("acme", "orgs/acme/keys/k0")
-    };
+    let late = AuditDraft { time: old, ..crate::repository::audit::testing::draft("acme", "orgs/acme/keys/k0") };
     log.append(late, soon()).await.unwrap();
     world.order(&log).await;
     assert_eq!(counted().await, told + 1);
@@ -476,4 +481,31 @@ async fn files_are_for_their_owner_alone() {
         assert!(Entry::parse(entry.file_name().to_str().unwrap()).is_some());
     }
     assert_eq!(verify(&world.directory(), 1, None).unwrap().problems, Vec::<String>::new());
+}
+
+/// A server that was away for so long that its chain has been sealed, and the seal has left, writes
+/// nothing behind it, where nobody would look for it.
+#[tokio::test]
+async fn a_lane_that_was_away_for_longer_than_the_retention_goes_on_in_a_new_chain() {
+    let world = World::new();
+    let stalled = world.boot().await;
+    let before = world.append(&stalled, "acme", "k").await;
+    // It is taken for dead.
+    let other = world.boot().await;
+    world.clock.advance(DAY * 4);
+    world.write(&other, "acme", 1).await;
+    assert_eq!(world.archive(&other).await.unwrap(), 1);
+    assert!(world.is_in_files(&before));
+
+    let after = world.append(&stalled, "acme", "k").await;
+    assert_ne!(before.chain, after.chain);
+    world.order(&other).await;
+    let chain = ChainId::parse(&after.chain).unwrap();
+    let event = reader::event(&records(&world.store), &org("acme"), &chain, after.sequence, soon()).await.unwrap();
+    assert!(event.unwrap().position > 0, "it is in order");
+    let left = ChainId::parse(&before.chain).unwrap();
+    let (number, _) = place(before.sequence);
+    let behind = world.store.tamper(|items| items.contains_key(&batch_key(&left, number + 1)));
+    assert!(!behind, "nothing is left of the chain that has left");
+    world.assert_whole().await;
 }

@@ -126,7 +126,7 @@ impl World {
         receipts.push(receipt);
         receipts
     }
-    fn draft(&self, id: &str, key: &str) -> AuditDraft {
+    pub(super) fn draft(&self, id: &str, key: &str) -> AuditDraft {
         AuditDraft { time: self.clock.now(), ..draft(id, &format!("orgs/{id}/keys/{key}")) }
     }
     pub(super) async fn put(&self, item: NewItem) {
